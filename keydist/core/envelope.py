@@ -1,0 +1,210 @@
+"""The envelope: one JWE in compact form (RFC 7516; `dir`, `A256GCM`) that seals a whole keyset.
+
+`parse_envelope` is acceptance steps 1 to 4, `open_envelope` is steps 7 and 8; `seal` is their inverse. The
+parser is stricter than any JOSE library: exact members, one spelling a value, everything bounded first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from keydist.core import crypto
+from keydist.core.keyset import DIGEST_BYTES
+from keydist.core.strict import (
+    ascii_text,
+    b64url_decode,
+    b64url_encode,
+    exact_members,
+    fixed,
+    integer,
+    parse_object,
+    serialise,
+)
+from keydist.core.token import BootstrapToken
+from keydist.errors import CommitmentError, MalformedError, UnsupportedError
+
+KEYSET_TYPE: Final = "keydist-keyset+jwe"
+VERSION: Final = 1
+MAX_ENVELOPE: Final = 48 * 1024
+MAX_HEADER: Final = 1024
+"""The largest protected header, in characters of base64url."""
+MAX_CLUSTER: Final = 64
+MAX_LOCATION: Final = 256
+RND_BYTES: Final = 32
+
+_SEGMENTS: Final = 5
+_MEMBERS: Final = frozenset({"alg", "enc", "typ", "v", "kid", "cid", "loc", "lin", "ep", "iat", "rnd", "kc"})
+_KINDS: Final[tuple[tuple[str, str | int], ...]] = (("v", VERSION), ("typ", KEYSET_TYPE), ("alg", "dir"), ("enc", "A256GCM"))
+_HEX: Final = frozenset("0123456789abcdef")
+_LINEAGE_HEX: Final = 32
+_ID_HEX: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The protected header: token id, cluster, location, lineage, epoch, issue time (unix seconds), salt, commitment."""
+
+    token_id: str
+    cluster: str
+    location: str
+    lineage: str
+    epoch: int
+    issued: int
+    rnd: bytes
+    commitment: bytes
+
+    def serialise(self, typ: str) -> bytes:
+        """Return the header's JSON."""
+        return serialise(
+            {
+                "alg": "dir",
+                "enc": "A256GCM",
+                "typ": typ,
+                "v": VERSION,
+                "kid": self.token_id,
+                "cid": self.cluster,
+                "loc": self.location,
+                "lin": self.lineage,
+                "ep": self.epoch,
+                "iat": self.issued,
+                "rnd": b64url_encode(self.rnd),
+                "kc": b64url_encode(self.commitment),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A well-formed envelope, not yet authenticated."""
+
+    header: Header
+    aad: bytes
+    iv: bytes
+    sealed: bytes = field(repr=False)
+
+
+def digest(envelope: bytes) -> bytes:
+    """Return the first 16 bytes of an envelope's SHA-256: how ancestry and records name it."""
+    return hashlib.sha256(envelope).digest()[:DIGEST_BYTES]
+
+
+def is_hex(value: object, length: int) -> bool:
+    """Tell whether `value` is exactly `length` lower-case hex digits."""
+    return isinstance(value, str) and len(value) == length and _HEX.issuperset(value)
+
+
+def parse_envelope(raw: bytes, *, typ: str = KEYSET_TYPE) -> Envelope:
+    """Parse an envelope without opening it. Raises `MalformedError`, or `UnsupportedError` for another version."""
+    if not 0 < len(raw) <= MAX_ENVELOPE:
+        raise MalformedError("the envelope has the wrong size", expected=f"1 to {MAX_ENVELOPE} bytes", found=str(len(raw)))
+    if raw.find(b".", 0, MAX_HEADER + 1) < 0:
+        raise MalformedError("the envelope's header is too long", expected=f"at most {MAX_HEADER} characters")
+    segments = raw.split(b".", _SEGMENTS)
+    if len(segments) != _SEGMENTS or segments[1]:
+        raise MalformedError("the envelope is not a compact JWE", expected="five segments, the second empty")
+    names = ("header", "", "initialization vector", "ciphertext", "tag")
+    header, _, iv, ciphertext, tag = (b64url_decode(part, f"the {what}") for part, what in zip(segments, names, strict=True))
+    if len(iv) != crypto.IV_BYTES or len(tag) != crypto.TAG_BYTES:
+        raise MalformedError(
+            "the envelope's IV or tag has the wrong length", expected=f"{crypto.IV_BYTES} and {crypto.TAG_BYTES} bytes"
+        )
+    return Envelope(header=_parse_header(header, typ), aad=segments[0], iv=iv, sealed=ciphertext + tag)
+
+
+def _parse_header(raw: bytes, typ: str) -> Header:
+    value = parse_object(raw, "the envelope's header")
+    # Another version or type may have other members: what it is comes before what it holds (ADR 2).
+    for name, known in _KINDS:
+        _check_kind(value, name, typ if name == "typ" else known)
+    exact_members(value, _MEMBERS, frozenset(), "the envelope's header")
+    if not is_hex(value["kid"], _ID_HEX) or not is_hex(value["lin"], _LINEAGE_HEX):
+        raise MalformedError("the envelope's kid or lin is not well formed", expected="10 and 32 lower-case hex digits")
+    return Header(
+        token_id=value["kid"],
+        cluster=ascii_text(value["cid"], "cid", most=MAX_CLUSTER),
+        location=ascii_text(value["loc"], "loc", most=MAX_LOCATION),
+        lineage=value["lin"],
+        epoch=integer(value["ep"], "ep", least=1),
+        issued=integer(value["iat"], "iat"),
+        rnd=fixed(value["rnd"], RND_BYTES, "rnd"),
+        commitment=fixed(value["kc"], crypto.KEY_BYTES, "kc"),
+    )
+
+
+def _check_kind(header: dict[str, object], name: str, known: str | int) -> None:
+    found = header.get(name, known)
+    if type(found) is not type(known):
+        raise MalformedError(f"the envelope's {name} has the wrong type", expected=f"{name} {known}")
+    if found != known:
+        raise UnsupportedError(
+            f"the envelope's {name} is not one that this release knows",
+            expected=f"{name} {known}",
+            found=f"{name} {str(found)[:64]!a}",
+            fix="run the release of keydist that wrote it, or a newer one, on this node",
+        )
+
+
+def open_envelope(envelope: Envelope, token: BootstrapToken) -> bytes:
+    """Return the plaintext, after checking the commitment in constant time.
+
+    The place is taken from the header: compare it with local configuration first. Raises `CommitmentError`,
+    `TamperedError`.
+    """
+    header = envelope.header
+    keys = crypto.derive(
+        secret=token.secret,
+        cluster=header.cluster,
+        location=header.location,
+        token_id=header.token_id,
+        rnd=header.rnd,
+    )
+    if not crypto.same(keys.commitment, header.commitment):
+        raise CommitmentError(
+            "the envelope does not commit to this token's key",
+            expected=f"the secret of token {header.token_id}",
+            found="another secret under the same id, or an altered header",
+            fix="compare the token file with another node's: keydist token inspect",
+        )
+    return crypto.decrypt(keys.content, envelope.iv, envelope.sealed, envelope.aad)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an envelope belongs: the cluster's name and `KV/<bucket>/<entry>`."""
+
+    cluster: str
+    location: str
+
+
+def seal(
+    plaintext: bytes,
+    *,
+    token: BootstrapToken,
+    place: Place,
+    lineage: str,
+    epoch: int,
+    issued: int,
+    rnd: bytes,
+    iv: bytes,
+    typ: str = KEYSET_TYPE,
+) -> bytes:
+    """Return a new envelope; `rnd` (32 bytes) and `iv` (12 bytes) must be fresh random bytes for every seal."""
+    keys = crypto.derive(
+        secret=token.secret, cluster=place.cluster, location=place.location, token_id=token.token_id, rnd=rnd
+    )
+    header = Header(
+        token_id=token.token_id,
+        cluster=place.cluster,
+        location=place.location,
+        lineage=lineage,
+        epoch=epoch,
+        issued=issued,
+        rnd=rnd,
+        commitment=keys.commitment,
+    )
+    aad = b64url_encode(header.serialise(typ)).encode("ascii")
+    sealed = crypto.encrypt(keys.content, iv, plaintext, aad)
+    body, tag = sealed[: -crypto.TAG_BYTES], sealed[-crypto.TAG_BYTES :]
+    return b".".join((aad, b"", *(b64url_encode(part).encode("ascii") for part in (iv, body, tag))))

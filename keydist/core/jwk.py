@@ -1,0 +1,33 @@
+"""Public keys as JSON Web Keys: thumbprints (RFC 7638), JWKs and the JWK Set (RFC 7517).
+
+The kid of an asymmetric key is its SHA-256 thumbprint, so a kid cannot be given to another key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from keydist.core.strict import b64url_encode, serialise
+
+if TYPE_CHECKING:
+    from keydist.core.keyset import Key, Keyset
+
+
+def thumbprint(members: Mapping[str, str]) -> str:
+    """Return the RFC 7638 SHA-256 thumbprint of a public key's required members."""
+    return b64url_encode(hashlib.sha256(serialise(dict(sorted(members.items())))).digest())
+
+
+def public_jwk(key: Key) -> dict[str, str]:
+    """Return the public JWK of a signing key: kty, use, alg, kid and the key's own members."""
+    members = key.public.members
+    return {"kty": members["kty"], "use": "sig", "alg": key.alg, "kid": key.kid} | {
+        name: value for name, value in members.items() if name != "kty"
+    }
+
+
+def jwk_set(keyset: Keyset) -> dict[str, list[dict[str, str]]]:
+    """Return the JWK Set: every signing key that verifies (next, active, retired), never a symmetric one."""
+    return {"keys": [public_jwk(key) for key in keyset.signing_keys()]}

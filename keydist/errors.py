@@ -1,0 +1,227 @@
+"""Every failure keydist can report, grouped by what the caller should do about it.
+
+A family stands for a reaction and owns one exit code; a class below it names one cause. Errors carry
+fields (what was expected, what was found, what to do), so that nobody parses their text. Nothing in
+them may be secret: they reach logs, terminals and JSON.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KeydistError(Exception):
+    """Report one failure: what happened, what was expected, what was found, what to do next."""
+
+    code: ClassVar[str] = "error"
+    family: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, expected: str = "", found: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.found = found
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """Return one line: the message, then expected, found and the fix where they are known."""
+        facts = [f"{name} {value}" for name, value in (("expected", self.expected), ("found", self.found)) if value]
+        text = f"{self.message} ({', '.join(facts)})" if facts else self.message
+        return f"{text}; {self.fix}" if self.fix else text
+
+    def as_json(self) -> dict[str, str]:
+        """Return the members that a program reads."""
+        return {
+            "code": self.code,
+            "family": self.family,
+            "message": self.message,
+            "expected": self.expected,
+            "found": self.found,
+            "fix": self.fix,
+        }
+
+
+class UsageError(KeydistError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    code, family, exit_code = "usage", "usage", 2
+
+
+# --- trust: what was read must not be used; waiting does not help -------------------------------
+
+
+class TrustError(KeydistError):
+    """Something was read that must not be used."""
+
+    code, family, exit_code = "trust", "trust", 65
+
+
+class MalformedError(TrustError):
+    """Bytes are not an envelope, a keyset or a state file of the one shape that is accepted."""
+
+    code = "malformed"
+
+
+class UnsupportedError(TrustError):
+    """A version or type that this release does not know; it is left alone, never overwritten."""
+
+    code = "unsupported"
+
+
+class ForeignClusterError(TrustError):
+    """The envelope names another cluster or another place."""
+
+    code = "foreign-cluster"
+
+
+class CommitmentError(TrustError):
+    """The key commitment does not match: same token id, other secret, or an altered header."""
+
+    code = "commitment"
+
+
+class TamperedError(TrustError):
+    """The envelope does not authenticate under the right key."""
+
+    code = "tampered"
+
+
+class RollbackError(TrustError):
+    """An older epoch than one this node has accepted, or than the operator demands."""
+
+    code = "rollback"
+
+
+class ForkError(TrustError):
+    """Another history than the one this node holds; a person must choose a side."""
+
+    code = "fork"
+
+
+class CorruptError(TrustError):
+    """State on disk is damaged or incomplete."""
+
+    code = "corrupt"
+
+
+class RefusedGenesisError(TrustError):
+    """A first key must not be generated here: there are signs of an earlier one."""
+
+    code = "refused-genesis"
+
+
+class RefusedOverwriteError(TrustError):
+    """The store holds something that keydist will not overwrite by itself."""
+
+    code = "refused-overwrite"
+
+
+# --- transient: trying again may help -----------------------------------------------------------
+
+
+class TransientError(KeydistError):
+    """The same request may succeed later."""
+
+    code, family, exit_code = "transient", "transient", 75
+
+
+class UnreachableError(TransientError):
+    """No server answered."""
+
+    code = "unreachable"
+
+
+class StoreTimeoutError(TransientError):
+    """A server was reached but did not answer in time; whether a write took effect is unknown."""
+
+    code = "store-timeout"
+
+
+class WaitTimeoutError(TransientError):
+    """What this node waits for did not come before the deadline."""
+
+    code = "timeout"
+
+
+class NotYetError(TransientError):
+    """Nothing to take yet: the key has not been published."""
+
+    code = "not-yet"
+
+
+class BusyError(TransientError):
+    """Another keydist process holds the lock of this state directory."""
+
+    code = "busy"
+
+
+class ConflictError(TransientError):
+    """Somebody else wrote first; read again and decide again."""
+
+    code, family = "conflict", "conflict"
+
+
+# --- permission ---------------------------------------------------------------------------------
+
+
+class PermissionFamilyError(KeydistError):
+    """Not allowed, or not with what this node holds."""
+
+    code, family, exit_code = "permission", "permission", 77
+
+
+class WrongTokenError(PermissionFamilyError):
+    """The envelope is sealed under a token that is not held, or that was superseded."""
+
+    code = "wrong-token"
+
+    def __init__(self, message: str, *, have: tuple[str, ...], need: str, fix: str) -> None:
+        super().__init__(message, expected=f"token {need}", found=", ".join(have) or "no token", fix=fix)
+        self.have = have
+        self.need = need
+
+
+class UnsafeFileError(PermissionFamilyError):
+    """A file's owner, mode or type would let somebody else read or replace it."""
+
+    code = "unsafe-file"
+
+
+class WrongUserError(PermissionFamilyError):
+    """The state belongs to another user than the one who runs keydist."""
+
+    code = "wrong-user"
+
+
+class ForbiddenError(PermissionFamilyError):
+    """NATS does not allow this user the operation."""
+
+    code = "forbidden"
+
+
+class CredentialsRefusedError(PermissionFamilyError):
+    """NATS refuses the credentials."""
+
+    code = "credentials-refused"
+
+
+# --- disk and configuration ---------------------------------------------------------------------
+
+
+class DiskError(KeydistError):
+    """The state directory cannot be read or written."""
+
+    code, family, exit_code = "disk", "disk", 73
+
+
+class ConfigError(KeydistError):
+    """The configuration, or a file it names, cannot be used as it stands."""
+
+    code, family, exit_code = "config", "configuration", 78
+
+
+class TokenError(ConfigError):
+    """A bootstrap token is missing or is not well formed."""
+
+    code = "token"
