@@ -1,0 +1,1 @@
+"""Where keydist meets the world: vendor types and errors stop in here."""
