@@ -105,10 +105,28 @@ class CorruptError(TrustError):
     code = "corrupt"
 
 
+class RebuiltFloorError(TrustError):
+    """The floor was missing or unreadable: what this node once saw revoked or superseded may be forgotten."""
+
+    code = "floor-rebuilt"
+
+
+class UnprovenAncestryError(TrustError):
+    """The accepted keyset is too far ahead for its ancestry to reach back to this node's."""
+
+    code = "ancestry-unproven"
+
+
 class RefusedGenesisError(TrustError):
     """A first key must not be generated here: there are signs of an earlier one."""
 
     code = "refused-genesis"
+
+
+class StoreLostError(TrustError):
+    """The store no longer holds the keyset that this node holds."""
+
+    code = "store-lost"
 
 
 class RefusedOverwriteError(TrustError):
@@ -213,6 +231,18 @@ class DiskError(KeydistError):
     """The state directory cannot be read or written."""
 
     code, family, exit_code = "disk", "disk", 73
+
+
+class DiskFullError(DiskError):
+    """No space, or no quota, is left."""
+
+    code = "disk-full"
+
+
+class ReadOnlyDiskError(DiskError):
+    """The file system is mounted read-only."""
+
+    code = "disk-read-only"
 
 
 class ConfigError(KeydistError):

@@ -1,0 +1,5 @@
+"""`python -m keydist`: the command line."""
+
+from keydist.cli.main import main
+
+main()

@@ -1,0 +1,278 @@
+"""The one table of configuration fields: name, shape, default and description; the JSON Schema is made from it.
+
+A shape says twice which values a field takes: as a parser, and as JSON Schema. A parser raises a `ConfigError`
+whose message continues the field's name ("is not ..."); the loader puts the place and the name before it. What
+looks like a secret is refused unseen: the configuration names the files that hold secrets, never a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from keydist.adapters import duration
+from keydist.core.policy import MEMBERS, Policy
+from keydist.errors import ConfigError
+
+RSA_ALGS: Final = frozenset({"RS256", "PS256"})
+MAX_INT: Final = 2**53 - 1
+
+_HOST: Final = r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
+_SERVER: Final = rf"(nats|tls)://{_HOST}"
+_ISSUER: Final = rf"(https?)://{_HOST}(?:/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?"
+_LOOPBACK: Final = r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"
+_SECRETS: Final = r"kdt1_[0-9a-z_]{50}|(?<![A-Z2-7])S[A-Z2-7]{57}(?![A-Z2-7])|-----BEGIN"
+"""A bootstrap token, an NKEY seed, PEM or a NATS credentials file."""
+_MAX_PORT: Final = 65_535
+_MAX_TEXT: Final = 4_096
+
+
+class Shape(NamedTuple):
+    """Which values a field takes: a parser, the same as JSON Schema, and how one line of text becomes its input."""
+
+    parse: Callable[[object], object]
+    schema: Mapping[str, Any]
+    from_text: Callable[[str], object] = str
+
+
+class Field(NamedTuple):
+    """One leaf of the configuration; `nullable`: an empty value in the file means that it is not set."""
+
+    name: str
+    shape: Shape
+    default: Any
+    about: str
+    nullable: bool = False
+
+
+def kind_of(value: object) -> str:
+    """Return how an error names the kind of a value; the value itself may be a secret."""
+    kinds = ((bool, "a boolean"), (int, "an integer"), (str, "text"), (list, "a list"), (dict, "a mapping"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "nothing")
+
+
+def shown(text: str) -> str:
+    """Return text for an error message: quoted, ASCII and short, or not at all where it may hold a credential."""
+    return "text that is not shown" if any(mark in text for mark in "@?#") else ascii(text[:64])
+
+
+def _text(value: object, expected: str) -> str:
+    if not isinstance(value, str):
+        bare = isinstance(value, int)  # booleans too
+        fix = "put it in quotes: bare yes, no, on, off and numbers are not text in YAML" if bare else ""
+        raise ConfigError("is not text", expected=expected, found=kind_of(value), fix=fix)
+    if re.search(_SECRETS, value) or "@" in value.partition("://")[2]:
+        raise ConfigError(
+            "holds what looks like a secret",
+            expected=expected,
+            found="text that is not shown",
+            fix="keep the secret in a file of its own and name that file; replace the secret, as it was exposed here",
+        )
+    return value
+
+
+def _pattern(pattern: str, expected: str, *, most: int) -> Shape:
+    def parse(value: object) -> str:
+        text = _text(value, expected)
+        if len(text) > most or not re.fullmatch(pattern, text):
+            raise ConfigError("is not well formed", expected=expected, found=shown(text))
+        return text
+
+    return Shape(parse, {"type": "string", "pattern": f"^(?:{pattern})$", "maxLength": most})
+
+
+def _choice(*names: str) -> Shape:
+    def parse(value: object) -> str:
+        text = _text(value, " or ".join(names))
+        if text not in names:
+            raise ConfigError("is not one of the known ones", expected=" or ".join(names), found=shown(text))
+        return text
+
+    return Shape(parse, {"type": "string", "enum": list(names)})
+
+
+def _number_from_text(text: str) -> object:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_INT)) else text
+
+
+def _whole(value: object, expected: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError("is not an integer", expected=expected, found=kind_of(value))
+    return value
+
+
+def _integer(*known: int) -> Shape:
+    """Return the shape of an integer: one of those known, or any count from 0 where none are given."""
+    expected = ", ".join(map(str, known)) or "an integer of at least 0"
+
+    def parse(value: object) -> int:
+        number = _whole(value, expected)
+        if number not in known and (known or not 0 <= number <= MAX_INT):
+            raise ConfigError("is out of range", expected=expected, found=str(number))
+        return number
+
+    limits: dict[str, Any] = {"enum": list(known)} if known else {"minimum": 0, "maximum": MAX_INT}
+    return Shape(parse, {"type": "integer", **limits}, _number_from_text)
+
+
+def _duration(least: int = 0, most: int = MAX_INT) -> Shape:
+    bounds = [duration.format_duration(bound) for bound in (least, most)]
+    expected = f"at least {bounds[0]}" if most == MAX_INT else f"{bounds[0]} to {bounds[1]}"
+
+    def parse(value: object) -> int:
+        seconds = duration.parse_duration(value) if isinstance(value, str) else _whole(value, duration.EXPECTED)
+        if not least <= seconds <= most:
+            raise ConfigError("is out of range", expected=expected, found=f"{seconds}s")
+        return seconds
+
+    pattern = f"^(?:{duration.PATTERN})$"
+    return Shape(parse, {"type": ["string", "integer"], "pattern": pattern, "minimum": least, "maximum": most})
+
+
+def _parse_path(value: object) -> str:
+    expected = "the path of a file or directory"
+    text = _text(value, expected)
+    if not 0 < len(text) <= _MAX_TEXT or not text.isprintable() or text != text.strip():
+        raise ConfigError("is not a path", expected=expected, found=shown(text))
+    if text[0] in "~$":
+        raise ConfigError("is not expanded", expected=expected, found=shown(text), fix="write it out in full")
+    return text
+
+
+def _check_port(port: str | None, expected: str) -> None:
+    if port is not None and not 0 < int(port) <= _MAX_PORT:
+        raise ConfigError("has an impossible port", expected=expected, found=port)
+
+
+def _parse_issuer(value: object) -> str:
+    expected = "an https:// address without query or fragment (http:// only for this machine's own loopback)"
+    text = _text(value, expected)
+    match = re.fullmatch(_ISSUER, text) if len(text) <= _MAX_TEXT else None
+    if match is None or (match[1] == "http" and not re.fullmatch(_LOOPBACK, match[2])):
+        raise ConfigError("is not an address to publish under", expected=expected, found=shown(text))
+    _check_port(match[3], expected)
+    return text
+
+
+def _parse_servers(value: object) -> tuple[str, ...]:
+    expected = "a list of nats://host:port or tls://host:port"
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else kind_of(value)
+        fix = "write it as a list, in square brackets" if isinstance(value, str) else ""
+        raise ConfigError("is not a list of servers", expected=expected, found=found, fix=fix)
+    for server in value:
+        text = _text(server, expected)
+        match = re.fullmatch(_SERVER, text) if len(text) <= _MAX_TEXT else None
+        if match is None:
+            raise ConfigError("has a server that is not well formed", expected=expected, found=shown(text))
+        _check_port(match[3], expected)
+    return tuple(value)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _parse_hooks(value: object) -> tuple[Mapping[str, object], ...]:
+    if not isinstance(value, list) or not all(isinstance(hook, dict) for hook in value):
+        found = "a list with something else in it" if isinstance(value, list) else kind_of(value)
+        raise ConfigError("is not a list of mappings", expected="a list of mappings, in the file", found=found)
+    return tuple(value)
+
+
+PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": _MAX_TEXT})
+_ISSUER_URL: Final = Shape(_parse_issuer, {"type": "string", "pattern": f"^{_ISSUER}$", "maxLength": _MAX_TEXT})
+_SERVER_LIST: Final = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": f"^{_SERVER}$"}}
+_SERVERS: Final = Shape(_parse_servers, _SERVER_LIST, _split)
+_HOOK_LIST: Final = {"type": "array", "items": {"type": "object"}}
+_CLUSTER: Final = _pattern("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, - and _", most=64)
+_NODE: Final = _pattern("[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - and _ (no dots)", most=64)
+_BUCKET: Final = _pattern("[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - and _", most=64)
+_GROUP: Final = _pattern("[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of a group", most=32)
+_ENTRY: Final = _pattern(
+    r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*", "letters, digits, - _ = / and single dots between them", most=250
+)
+_LINEAGE: Final = _pattern("[0-9a-f]{32}", "32 lower-case hex digits", most=32)
+_TIME: Final = _duration()
+
+SECTIONS: Final[Mapping[str, str]] = {
+    "nats": "How the store is reached, and where in it the keyset stands.",
+    "nats.tls": "TLS towards the servers; {} trusts the system's CAs. Never given up once it is asked for.",
+    "key": "What signing keys are generated at genesis; later by command.",
+    "bootstrap": "How a node gets its first keyset.",
+    "rotation": "When keys are replaced; counts at genesis only.",
+    "policy": "The times of rotation and verification; counts at genesis only, later by command.",
+}
+
+_POLICY: Final[Mapping[str, tuple[str, Shape, str]]] = {
+    "propagation": ("policy.propagation", _TIME, "How long a next key is published before it may sign."),
+    "freshness": ("policy.freshness", _TIME, "How recently an epoch was confirmed where an unknown kid is invalid."),
+    "stale_read": ("policy.stale_read", _TIME, "The longest that a deposed stream leader may still answer."),
+    "jwks_max_age": ("policy.jwks_max_age", _TIME, "The max-age that outside verifiers of the JWK Set honour."),
+    "max_lifetime": ("policy.max_lifetime", _TIME, "The longest lifetime of a JWT."),
+    "mint_lease": ("policy.mint_lease", _TIME, "How long a node mints without confirming its epoch."),
+    "leeway": ("policy.leeway", _TIME, "What verification allows for clocks; at least twice the skew."),
+    "skew": ("policy.skew", _TIME, "The most by which two clocks of the cluster differ."),
+    "rotate_every": ("rotation.every", _TIME, "How often the signing key is replaced; 0s for never."),
+    "max_tokens_per_key": ("rotation.max_tokens_per_key", _integer(), "JWTs that a key may sign; 0 for no limit."),
+}
+
+POLICY_NAMES: Final[Mapping[str, str]] = {member: _POLICY[member][0] for member in MEMBERS}
+"""Where the configuration keeps each member of the policy."""
+
+FIELDS: Final[tuple[Field, ...]] = (
+    Field("cluster", _CLUSTER, None, "The cluster's name, the same on every node; what seals the keyset binds it."),
+    Field("node", _NODE, None, "This node's name; by default the host's, up to its first dot.", nullable=True),
+    Field("role", _choice("leader", "follower"), "follower", "Whether this node may generate and rotate keys."),
+    Field("issuer", _ISSUER_URL, None, "The iss of JWTs, and the base of the published documents.", nullable=True),
+    Field("token_file", PATH, None, "The file with the bootstrap token, where nothing else names one.", nullable=True),
+    Field("state_dir", PATH, "/var/lib/keydist", "Where the keyset is kept."),
+    Field("runtime_dir", PATH, "/run/keydist", "Where sockets and rendered keys stand; a tmpfs."),
+    Field("group", _GROUP, None, "The group that may read the signing key.", nullable=True),
+    Field("at_rest", _choice("plain", "sealed"), "plain", "Whether the opened keyset is kept on disk."),
+    Field("nats.servers", _SERVERS, ("nats://127.0.0.1:4222",), "The servers, without user or password."),
+    Field("nats.bucket", _BUCKET, "keydist", "The key-value bucket that holds the keyset, and nothing else."),
+    Field("nats.entry", _ENTRY, "signing-key", "The entry of the bucket that holds the keyset."),
+    Field("nats.creds_file", PATH, None, "A NATS credentials file; excludes nkey_file.", nullable=True),
+    Field("nats.nkey_file", PATH, None, "A file with an NKEY seed; excludes creds_file.", nullable=True),
+    Field("nats.tls.ca_file", PATH, None, "The CAs of the servers' certificates, instead of the system's."),
+    Field("nats.tls.cert_file", PATH, None, "This node's certificate, for servers that ask for one."),
+    Field("nats.tls.key_file", PATH, None, "The private key of cert_file."),
+    Field("key.alg", _choice("RS256", "PS256", "ES256", "EdDSA"), "RS256", "The algorithm of signing keys."),
+    Field("key.bits", _integer(2048, 3072, 4096), 3072, "The size of RSA keys; only for RS256 and PS256."),
+    Field("bootstrap.timeout", _duration(0, 86_400), 30, "How long bootstrap waits for a keyset; 0s tries once."),
+    *(Field(name, shape, getattr(Policy(), member), about) for member, (name, shape, about) in _POLICY.items()),
+    Field("lineage", _LINEAGE, None, "Pins the lineage, and forbids to generate one.", nullable=True),
+    Field("heartbeat", _duration(1, 3_600), 30, "How often a node writes its record."),
+    Field("hooks", Shape(_parse_hooks, _HOOK_LIST), (), "What runs when the key changes.", nullable=True),
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the configuration file."""
+    root = _object("The configuration file of keydist.")
+    sections = {"": root}
+    for path, about in SECTIONS.items():
+        parent, _, leaf = path.rpartition(".")
+        sections[path] = sections[parent]["properties"][leaf] = _object(about, nullable=path != "nats.tls")
+    for field in FIELDS:
+        section, _, leaf = field.name.rpartition(".")
+        sections[section]["properties"][leaf] = _leaf(field)
+    sections["nats.tls"]["dependentRequired"] = {"cert_file": ["key_file"], "key_file": ["cert_file"]}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "keydist.yaml"}
+    return {**head, **root, "required": ["cluster"]}
+
+
+def _object(about: str, *, nullable: bool = False) -> dict[str, Any]:
+    kind = ["object", "null"] if nullable else "object"
+    return {"type": kind, "description": about, "additionalProperties": False, "properties": {}}
+
+
+def _leaf(field: Field) -> dict[str, Any]:
+    leaf: dict[str, Any] = {**field.shape.schema, "description": field.about}
+    if field.nullable:
+        leaf["type"] = [leaf["type"], "null"]
+    if field.default is not None:
+        leaf["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
+    return leaf

@@ -1,0 +1,118 @@
+"""One installed keyset as files: what is written for it, and how it is read back and checked.
+
+`sums` tells damage from design: where it stands, every file must match it; where it is absent, everything is
+validated from scratch, primes included. 'No matching token' and 'unknown version' are not damage.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from keydist.adapters.disk.records import format_sums
+from keydist.core.accept import Demands, Held, check_place, open_held
+from keydist.core.envelope import MAX_ENVELOPE, Place, parse_envelope
+from keydist.core.jwk import jwk_set
+from keydist.core.plaintext import parse_keyset
+from keydist.core.strict import serialise
+from keydist.errors import CorruptError, KeydistError, MalformedError, TrustError
+
+if TYPE_CHECKING:
+    from keydist.adapters.disk.posix import Directory
+    from keydist.core.token import BootstrapToken
+
+ENVELOPE: Final = "keyset.jwe"
+PLAINTEXT: Final = "keyset.json"
+PEM: Final = "signing-key.pem"
+JWKS: Final = "jwks.json"
+SUMS: Final = "sums"
+
+_PRIVATE: Final = frozenset({ENVELOPE, PLAINTEXT, PEM, SUMS})
+_MOST: Final = 2 * MAX_ENVELOPE
+_PEM_LINE: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How this node keeps keysets: sealed or plain, the group that may read the PEM, where they belong."""
+
+    sealed: bool
+    gid: int | None
+    place: Place
+
+    @property
+    def directory_mode(self) -> int:
+        """The mode of every directory on the way to the PEM."""
+        return 0o700 if self.gid is None else 0o750
+
+    def file_mode(self, name: str) -> int:
+        """The mode of one file of an archive directory."""
+        if name == PEM:
+            return 0o600 if self.gid is None else 0o640
+        return 0o600 if name in _PRIVATE else 0o644
+
+
+def render_pem(held: Held) -> bytes:
+    """Return the active signing key as PEM (RFC 7468, label PRIVATE KEY)."""
+    text = base64.b64encode(held.keyset.active.material).decode("ascii")
+    lines = [text[start : start + _PEM_LINE] for start in range(0, len(text), _PEM_LINE)]
+    return "\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----", ""]).encode("ascii")
+
+
+def render(held: Held, *, sealed: bool) -> dict[str, bytes]:
+    """Return the files of an archive directory, `sums` last."""
+    files = {ENVELOPE: held.envelope, JWKS: serialise(jwk_set(held.keyset)) + b"\n"}
+    if not sealed:
+        files |= {PLAINTEXT: held.plaintext, PEM: render_pem(held)}
+    return files | {SUMS: format_sums(files)}
+
+
+def is_sealed(directory: Directory) -> bool:
+    """Tell whether an archive directory was written without plaintext."""
+    return PLAINTEXT not in directory.names()
+
+
+def read_archive(directory: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Held:
+    """Return the verified keyset of an archive directory.
+
+    Raises `CorruptError` (damage), `UnsupportedError`, `WrongTokenError`, `ForeignClusterError` (not damage),
+    `UnsafeFileError`, `WrongUserError`, `DiskError`.
+    """
+    names = [name for name in directory.names() if not name.startswith(".")]
+    files = {name: _read(directory, name, layout) for name in names}
+    sums = files.pop(SUMS, None)
+    if ENVELOPE not in files:
+        raise _corrupt(directory, f"{ENVELOPE} is missing")
+    if sums is not None and sums != format_sums(files):
+        raise _corrupt(directory, "its files do not match their checksums")
+    try:
+        envelope = parse_envelope(files[ENVELOPE])
+        check_place(envelope, layout.place)
+        if PLAINTEXT not in files:
+            return open_held(files[ENVELOPE], Demands(place=layout.place, tokens=tokens))
+        header = envelope.header
+        keyset = parse_keyset(
+            files[PLAINTEXT], lineage=header.lineage, epoch=header.epoch, issued=header.issued, validate=sums is None
+        )
+    except (MalformedError, TrustError) as exc:
+        if isinstance(exc, MalformedError) or exc.code in {"commitment", "tampered"}:
+            raise _corrupt(directory, exc.message) from exc
+        raise
+    held = Held(keyset=keyset, envelope=files[ENVELOPE], plaintext=files[PLAINTEXT], token_id=header.token_id)
+    if sums is None and files != {name: data for name, data in render(held, sealed=False).items() if name != SUMS}:
+        raise _corrupt(directory, "its files do not fit each other")
+    return held
+
+
+def _read(directory: Directory, name: str, layout: Layout) -> bytes:
+    private = name in _PRIVATE or layout.file_mode(name) != 0o644  # noqa: PLR2004 - a mode reads best as itself
+    return directory.read(name, most=_MOST, private=private, group=name == PEM and layout.gid is not None) or b""
+
+
+def _corrupt(directory: Directory, why: str) -> KeydistError:
+    return CorruptError(
+        f"the keyset in {directory.path} is damaged: {why}",
+        expected="the files as keydist wrote them",
+        fix="the store or another node heals it: start keydist with NATS reachable, or: keydist store restore FILE",
+    )

@@ -1,0 +1,85 @@
+"""The buckets as JetStream streams: the checked configuration, and what is wrong with one that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+MAX_MESSAGE: Final = 64 * 1024
+RECORD_AGE_SECONDS: Final = 7 * 86_400
+CHANGED: Final = "keydist.changed"
+NODES: Final = "keydist.nodes"
+_NANOSECONDS: Final = 1_000_000_000
+
+
+def stream_name(bucket: str) -> str:
+    """Return the name of the stream behind a bucket."""
+    return f"KV_{bucket}"
+
+
+def keyset_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
+    """Return the configuration of the keyset's stream: one message a subject, durable, no deletes, changes told."""
+    return _stream(
+        bucket, replicas=replicas, republish={"src": f"$KV.{bucket}.>", "dest": f"{CHANGED}.>", "headers_only": True}
+    )
+
+
+def records_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
+    """Return the configuration of the node records' stream: as the keyset's, with an age limit."""
+    return _stream(
+        bucket, replicas=replicas, republish={"src": f"$KV.{bucket}.*", "dest": NODES + ".{{wildcard(1)}}"}
+    ) | {"max_age": RECORD_AGE_SECONDS * _NANOSECONDS}
+
+
+def _stream(bucket: str, *, replicas: int, republish: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": stream_name(bucket),
+        "subjects": [f"$KV.{bucket}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "max_msg_size": MAX_MESSAGE,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_consumers": -1,
+        "allow_direct": True,
+        "allow_rollup_hdrs": False,
+        "deny_delete": True,
+        "republish": republish,
+    }
+
+
+_WHY: Final[dict[str, str]] = {
+    "subjects": "the bucket's own subjects only",
+    "storage": "file storage, or a restart of the server loses the key",
+    "discard": "discard new: nothing that was stored is pushed out",
+    "max_msgs_per_subject": "one message a subject",
+    "allow_direct": "direct gets, or followers wait while the stream has no leader",
+    "allow_rollup_hdrs": "no rollup headers: with them one writer erases everybody's entries",
+    "deny_delete": "deletes denied",
+    "max_age": "the age limit of the design, or keys expire in the store",
+    "republish": "change notices republished",
+}
+
+
+def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a stream's configuration, one line each; more replicas than wanted are fine."""
+    wrong = [
+        f"{name}: found {found.get(name)!r}, expected {wanted[name]!r} ({why})"
+        for name, why in _WHY.items()
+        if _plain(found.get(name)) != _plain(wanted[name])
+    ]
+    replicas = found.get("num_replicas", 1)
+    if replicas < wanted["num_replicas"]:
+        wrong.append(f"num_replicas: found {replicas}, expected {wanted['num_replicas']} (a lost disk must not lose the key)")
+    return wrong
+
+
+def _plain(value: object) -> object:
+    """Return a value as the server gives it back: it leaves false members out."""
+    if isinstance(value, Mapping):
+        return {name: item for name, item in value.items() if item}
+    return value or None

@@ -1,0 +1,118 @@
+"""Where the bootstrap token comes from, and the checks on the file that holds it.
+
+First hit wins: the flag, `KEYDIST_TOKEN_FILE`, the systemd credential `keydist.token`, the configuration. The file
+is checked on its opened descriptor. A systemd credential is trusted by where it lives: its mode differs by release.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn
+
+from keydist.core.token import MAX_FILE, BootstrapToken, parse_token_file
+from keydist.errors import ConfigError, DiskError, TokenError, UnsafeFileError
+
+CREDENTIAL: Final = "keydist.token"
+STDIN: Final = "-"
+_SOURCES: Final = "--token-file, $KEYDIST_TOKEN_FILE, the systemd credential keydist.token, or token_file: in the configuration"
+
+
+class TokenSource(NamedTuple):
+    """A file with one or two tokens; `is_credential` where systemd put it there."""
+
+    path: str
+    is_credential: bool = False
+
+
+def find_token_file(flag: str | None, environ: Mapping[str, str], configured: str | None) -> TokenSource:
+    """Return the first source that is named. Raises `TokenError` where none is."""
+    if flag:
+        return TokenSource(flag)
+    if named := environ.get("KEYDIST_TOKEN_FILE"):
+        return TokenSource(named)
+    if directory := environ.get("CREDENTIALS_DIRECTORY"):
+        path = f"{directory}/{CREDENTIAL}"
+        if os.path.exists(path):  # noqa: PTH110 - pathlib costs 10 ms at start
+            return TokenSource(path, is_credential=True)
+    if configured:
+        return TokenSource(configured)
+    raise TokenError("no bootstrap token is named", expected=_SOURCES, fix="make one with: keydist token generate")
+
+
+def read_tokens(source: TokenSource) -> tuple[BootstrapToken, ...]:
+    """Return the one or two tokens of a file. Raises `TokenError`, `UnsafeFileError`."""
+    if source.path == STDIN:
+        return parse_token_file(sys.stdin.buffer.read(MAX_FILE + 1))
+    try:
+        fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as exc:
+        _refuse(exc, source.path)
+    try:
+        _check(os.fstat(fd), source)
+        return parse_token_file(os.read(fd, MAX_FILE + 1))
+    except OSError as exc:
+        _refuse(exc, source.path)
+    finally:
+        os.close(fd)
+
+
+def _refuse(exc: OSError, path: str) -> NoReturn:
+    if isinstance(exc, PermissionError):
+        raise UnsafeFileError(
+            f"the token file {path} may not be read by this user",
+            expected=f"owner {os.geteuid()} or root",
+            fix="run keydist as the file's owner, or give it the file as a systemd credential",
+        ) from exc
+    raise TokenError(
+        f"the token file {path} cannot be read: {os.strerror(exc.errno or 0)}",
+        expected="a file with one or two tokens",
+        fix="copy the cluster's token there (mode 0400), or make one with: keydist token generate",
+    ) from exc
+
+
+def _check(found: os.stat_result, source: TokenSource) -> None:
+    path, mode = source.path, stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafeFileError(f"the token file {path} is not a regular file", fix="name a regular file")
+    if source.is_credential:
+        return
+    if found.st_uid not in (0, os.geteuid()):
+        raise UnsafeFileError(
+            f"the token file {path} belongs to another user",
+            expected=f"owner root or {os.geteuid()}",
+            found=f"owner {found.st_uid}",
+            fix=f"if nobody else could read it: chown {os.geteuid()} {path}; else replace the token",
+        )
+    if mode & 0o077:
+        raise UnsafeFileError(
+            f"the token file {path} can be read or changed by others",
+            expected="mode 0400 or 0600",
+            found=f"mode {mode:04o}",
+            fix=f"if nobody else could read it: chmod 0400 {path}; else replace the token",
+        )
+
+
+def write_token(path: str, text: str) -> None:
+    """Write a new token file, mode 0400, never over an existing one. Raises `ConfigError`, `DiskError`."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+    except FileExistsError as exc:
+        raise ConfigError(
+            f"{path} exists, and a token is never overwritten",
+            expected="no file of that name",
+            fix="look at it with: keydist token inspect; or name another file with --out",
+        ) from exc
+    except OSError as exc:
+        raise DiskError(f"cannot create {path}: {os.strerror(exc.errno or 0)}", fix="name a writable place with --out") from exc
+    try:
+        os.fchmod(fd, 0o400)
+        os.write(fd, f"{text}\n".encode("ascii"))
+        os.fsync(fd)
+    except OSError as exc:
+        os.unlink(path)  # noqa: PTH108 - as above
+        raise DiskError(f"cannot write {path}: {os.strerror(exc.errno or 0)}", fix="free some space, then try again") from exc
+    finally:
+        os.close(fd)

@@ -1,0 +1,111 @@
+"""`keydist bootstrap`: end with a verified keyset on disk, or say why not.
+
+Units run it at every boot, so it has a way in that loads no command-line library: see `parse_plain`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from keydist.adapters.config import load_config
+from keydist.adapters.systemd import ServiceManager
+from keydist.cli.progress import Progress
+from keydist.cli.render import fail, print_json, print_line, tell_alarms
+from keydist.core.restart import Role
+from keydist.errors import KeydistError
+from keydist.wiring import Machine, machine, run_bootstrap
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keydist.services.bootstrap import Outcome
+
+_VALUES: Final = {
+    "--config": "config",
+    "--role": "role",
+    "--timeout": "timeout",
+    "--min-epoch": "min_epoch",
+    "--token-file": "token_file",
+}
+
+
+class BootstrapOptions(NamedTuple):
+    """The options of `keydist bootstrap`, as text."""
+
+    config: str | None = None
+    role: str | None = None
+    timeout: str | None = None
+    min_epoch: str = "0"
+    token_file: str | None = None
+    as_json: bool = False
+
+
+def parse_plain(arguments: Sequence[str]) -> BootstrapOptions | None:
+    """Return the options where every argument is a known `--name value`, `--name=value` or `--json`; else None.
+
+    Anything else (help, completion, mistakes) is for the full command line, which knows the same options.
+    """
+    options: dict[str, str] = {}
+    as_json = False
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if argument == "--json":
+            as_json = True
+        elif name in _VALUES:
+            given = value if equals else next(rest, None)
+            if given is None:
+                return None
+            options[_VALUES[name]] = given
+        else:
+            return None
+    if options.get("role", "leader") not in ("leader", "follower") or not options.get("min_epoch", "0").isdecimal():
+        return None
+    return BootstrapOptions(as_json=as_json, **options)
+
+
+def run(options: BootstrapOptions) -> int:
+    """Bootstrap this node, print how it got its key, and return the exit code."""
+    manager = ServiceManager(os.environ)
+    progress = Progress(manager)
+    try:
+        overrides = {"role": options.role, "bootstrap.timeout": options.timeout}
+        config = load_config(
+            options.config,
+            environ=os.environ,
+            overrides={name: value for name, value in overrides.items() if value is not None},
+        )
+        node = machine(config, os.environ, token_file=options.token_file, min_epoch=int(options.min_epoch))
+        try:
+            outcome = run_bootstrap(node, role=Role(config.role), seconds=config.bootstrap_timeout, notifier=progress)
+        finally:
+            progress.done()
+    except KeydistError as exc:
+        return fail(exc, as_json=options.as_json)
+    _show(node, outcome, as_json=options.as_json)
+    manager.ready(f"holds epoch {outcome.held.keyset.epoch} ({outcome.how})")
+    return 0
+
+
+def _show(node: Machine, outcome: Outcome, *, as_json: bool) -> None:
+    keyset, config = outcome.held.keyset, node.config
+    tell_alarms(outcome.alarms)
+    if as_json:
+        print_json(
+            {
+                "outcome": outcome.how,
+                "epoch": keyset.epoch,
+                "kid": keyset.active.kid,
+                "lineage": keyset.lineage,
+                "role": config.role,
+                "node": config.node,
+                "cluster": config.cluster,
+                "alarms": [alarm.as_json() for alarm in outcome.alarms],
+                "changed": outcome.changed,
+            }
+        )
+    else:
+        print_line(
+            f"{config.node} ({config.role}): {outcome.how} epoch {keyset.epoch} of lineage {keyset.lineage}, key {keyset.active.kid}"
+        )

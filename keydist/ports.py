@@ -1,0 +1,197 @@
+"""What services need from the outside: small protocols and the values that cross them.
+
+Adapters implement these; fakes in the tests pass the same contract suites. Every protocol states its errors,
+what absence means, and what is true after a cancellation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from keydist.core.accept import Floor, Held
+from keydist.core.token import BootstrapToken
+from keydist.errors import KeydistError
+
+T = TypeVar("T")
+
+
+class Absence(StrEnum):
+    """Why the store has no envelope; `UNKNOWN` where this user may not ask."""
+
+    NEVER_WRITTEN = "never written"
+    DELETED = "deleted"
+    EMPTIED = "emptied"
+    BUCKET_MISSING = "bucket missing"
+    UNKNOWN = "missing, empty or never written"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What the entry holds, not yet trusted, and the store's own compare-and-set number."""
+
+    envelope: bytes = field(repr=False)
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """The entry holds nothing; `revision` is what a compare-and-set on the entry expects (0: no message)."""
+
+    why: Absence
+    revision: int = 0
+
+
+class KeysetStore(Protocol):
+    """One entry of one bucket. Every method has a deadline of its own and may be cancelled at any await.
+
+    Errors of all methods: `UnreachableError` (no server, or no JetStream), `StoreTimeoutError` (a server, but no
+    answer), `ForbiddenError`, `CredentialsRefusedError`. Forbidden is never reported as absent.
+    """
+
+    async def read(self, *, from_leader: bool) -> Stored | Absent:
+        """Return what the entry holds. `from_leader` asks the stream's leader; else any replica may answer, late."""
+        ...
+
+    async def write_first(self, envelope: bytes) -> int:
+        """Write into a bucket that was never written and return the revision.
+
+        Raises `ConflictError` where anything was ever written, even if it is gone. After `StoreTimeoutError` or a
+        cancellation the write may or may not have happened, or happen yet: read back.
+        """
+        ...
+
+    async def replace(self, envelope: bytes, *, revision: int) -> int:
+        """Write where the entry is still at `revision` and return the new one. Errors as `write_first`."""
+        ...
+
+    async def create_bucket(self) -> None:
+        """Make the bucket with the checked configuration; a bucket that is there is left as it is."""
+        ...
+
+    async def wait_for_notice(self, seconds: float) -> None:
+        """Return after `seconds`, or sooner when the store says that something changed (a hint, nothing more)."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection. Never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """When (unix seconds, this node's clock) a leader read was sent that confirmed this epoch."""
+
+    epoch: int
+    digest: bytes
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """What a node's disk holds.
+
+    `held` is verified or None; `floor` is the effective floor; `damage` says why signs of a keyset are there but
+    none can be used, and `quarantine` whether it may be moved aside. `alarms` are failures that stop nothing.
+    `stamp` changes with every installation: how `install` knows that nobody came in between.
+    """
+
+    held: Held | None = None
+    floor: Floor | None = None
+    damage: KeydistError | None = None
+    quarantine: bool = False
+    alarms: tuple[KeydistError, ...] = ()
+    confirmation: Confirmation | None = None
+    stamp: bytes | None = None
+
+
+class KeysetDisk(Protocol):
+    """The state directory. Calls are synchronous and short; each either happened whole or not at all.
+
+    Errors of all methods: `UnsafeFileError`, `WrongUserError` (nothing was changed), `DiskError` (what was
+    installed before is still in use).
+    """
+
+    def load(self, tokens: tuple[BootstrapToken, ...]) -> Local:
+        """Return what is there, without changing anything. `tokens` open a sealed keyset."""
+        ...
+
+    def install(self, new: Held, *, based_on: Local, now: int) -> None:
+        """Make `new` the live keyset, durably, then raise the floor.
+
+        `based_on` is what the caller decided upon. Raises `ConflictError` where another process installed something
+        since, `BusyError` where the lock is not given.
+        """
+        ...
+
+    def override(self, new: Held, *, based_on: Local, now: int) -> None:
+        """Make `new` live although it does not descend from what is there: a person chose it. Errors as `install`."""
+        ...
+
+    def settle(self, local: Local, *, now: int) -> None:
+        """Finish what a crash left undone around a verified live keyset; nothing is written where nothing is due."""
+        ...
+
+    def confirm(self, confirmation: Confirmation) -> None:
+        """Keep when the epoch was last confirmed."""
+        ...
+
+    def quarantine(self, envelope: bytes) -> None:
+        """Keep a refused envelope for inspection; of many, the newest eight."""
+        ...
+
+    def reset(self) -> bool:
+        """Forget everything; tell whether there was anything."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as this node has it."""
+
+    def now(self) -> int:
+        """Return unix seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
+
+class Entropy(Protocol):
+    """Where randomness comes from."""
+
+    def random(self, size: int) -> bytes:
+        """Return `size` random bytes."""
+        ...
+
+    async def signing_key(self, alg: str, bits: int) -> bytes:
+        """Return a new private key as unencrypted PKCS#8 (DER), made off the event loop."""
+        ...
+
+
+class Notifier(Protocol):
+    """Where a long wait is told: the terminal, the service manager."""
+
+    def waiting(self, what: str, *, seconds_left: float) -> None:
+        """Say what is being waited for, and for how much longer."""
+        ...
+
+
+class Retry(Protocol):
+    """The one retry policy: exponential, full jitter, capped, transient errors only."""
+
+    async def __call__(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        deadline: float,
+        pause: Callable[[float], Awaitable[None]],
+        told: Callable[[KeydistError, float], None],
+    ) -> T:
+        """Return the first result of `attempt`, trying again after `pause(seconds)` until the monotonic `deadline`.
+
+        `told` hears each transient failure and the seconds left. At the deadline the last failure is raised.
+        """
+        ...

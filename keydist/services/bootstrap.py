@@ -1,0 +1,332 @@
+"""Ending with a verified keyset on disk, or saying why not: the restart table, carried out.
+
+Verify, persist, then use, then tell. A write is a compare-and-set followed by a read back, whatever its
+acknowledgement said; what is read back is installed by the follower's own path. What is wrong with the store
+while a verified keyset is on disk is an alarm, never a failure.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from keydist.core.restart import Action, InStore, OnDisk, Role, decide
+from keydist.errors import (
+    ConflictError,
+    CorruptError,
+    DiskError,
+    ForkError,
+    KeydistError,
+    NotYetError,
+    RefusedGenesisError,
+    RollbackError,
+    StoreLostError,
+    StoreTimeoutError,
+    TransientError,
+    TrustError,
+    UnprovenAncestryError,
+    UnreachableError,
+    WaitTimeoutError,
+)
+from keydist.services.observe import Observation, confirmation, observe, on_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from keydist.core.accept import Demands, Held
+    from keydist.ports import Clock, KeysetDisk, KeysetStore, Local, Notifier, Retry
+
+_ABSENT: Final = {
+    InStore.NEVER_WRITTEN: "nothing was ever written to it",
+    InStore.BUCKET_MISSING: "the bucket does not exist",
+    InStore.DELETED: "the key was deleted",
+    InStore.EMPTIED: "the bucket was emptied",
+    InStore.ABSENT: "there is no key, and this user may not ask why",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a node got its keyset, and what is wrong although it has one.
+
+    `how` is generated, adopted, retrieved, unchanged, from-disk or republished.
+    """
+
+    how: str
+    held: Held
+    alarms: tuple[KeydistError, ...] = ()
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The ports and settings of one node."""
+
+    store: KeysetStore
+    disk: KeysetDisk
+    clock: Clock
+    demands: Demands
+    role: Role
+
+
+async def bootstrap(
+    node: Node,
+    local: Local,
+    *,
+    first_envelope: Callable[[], Awaitable[bytes]],
+    retry: Retry,
+    notifier: Notifier,
+    seconds: float,
+) -> Outcome:
+    """Bring a node from what its disk holds (`local`) to a verified keyset on disk, within `seconds`.
+
+    `first_envelope` makes a sealed first keyset, and is called at most once. Raises the `KeydistError` that says why
+    there is no keyset.
+    """
+    work = _Bootstrap(node, local, first_envelope)
+
+    def told(failure: KeydistError, seconds_left: float) -> None:
+        notifier.waiting(failure.message, seconds_left=max(0.0, seconds_left))
+
+    try:
+        return await retry(
+            work.attempt, deadline=node.clock.monotonic() + seconds, pause=node.store.wait_for_notice, told=told
+        )
+    except TransientError as exc:
+        if work.local.held is not None:
+            return start_from_disk(node.disk, work.local, exc, now=node.clock.now())
+        raise work.gave_up(exc, seconds) from exc
+
+
+def start_from_disk(disk: KeysetDisk, local: Local, *alarms: KeydistError, now: int, how: str = "from-disk") -> Outcome:
+    """Return the outcome of a start from a verified keyset on disk, after finishing what a crash left undone."""
+    if local.held is None:
+        msg = "there is no verified keyset on disk"
+        raise ValueError(msg)
+    late: tuple[KeydistError, ...] = ()
+    try:
+        disk.settle(local, now=now)
+    except (DiskError, TransientError) as exc:
+        late = (exc,)
+    return Outcome(how=how, held=local.held, alarms=(*alarms, *local.alarms, *late))
+
+
+def meet_demands(local: Local, demands: Demands) -> Local:
+    """Return what a disk holds once this node's demands are put to it too.
+
+    An epoch below the demanded one does not count. Raises `ForkError` for another lineage than the configured one.
+    """
+    if local.held is None:
+        return local
+    keyset = local.held.keyset
+    if demands.lineage is not None and keyset.lineage != demands.lineage:
+        raise ForkError(
+            "the keyset on this node is of another lineage than the configured one",
+            expected=f"lineage {demands.lineage}",
+            found=f"lineage {keyset.lineage}",
+            fix="correct lineage: in the configuration, or forget this node's state: keydist reset",
+        )
+    if keyset.epoch < demands.min_epoch:
+        damage = RollbackError(
+            "the keyset on this node is older than demanded",
+            expected=f"epoch {demands.min_epoch} or later",
+            found=f"epoch {keyset.epoch}",
+            fix="start with NATS reachable and a newer epoch in the store",
+        )
+        return replace(local, held=None, damage=damage)
+    return local
+
+
+class _Bootstrap:
+    """The state of one bootstrap between its attempts."""
+
+    def __init__(self, node: Node, local: Local, first_envelope: Callable[[], Awaitable[bytes]]) -> None:
+        self._node = node
+        self._first_envelope = first_envelope
+        self._candidate: bytes | None = None
+        self._refusal: KeydistError | None = None
+        self.local = local
+
+    async def attempt(self) -> Outcome:
+        """Read the store once and do what the table says. Raises `TransientError` where trying again may help."""
+        is_leader = self._node.role is Role.LEADER
+        seen = await self._observe(from_leader=is_leader)
+        pinned = self._node.demands.lineage is not None
+        match decide(on_disk(self.local), seen.found, self._node.role, lineage_pinned=pinned):
+            case Action.GENERATE:
+                return await self._generate(seen)
+            case Action.ACCEPT:
+                how = "adopted" if is_leader and on_disk(self.local) is OnDisk.NOTHING else "retrieved"
+                return await self._accept(seen, how, confirmed=is_leader)
+            case Action.REPUBLISH:
+                return await self._republish(seen)
+            case Action.DONE:
+                await self._confirm(seen, confirmed=is_leader)
+                return self._start(how="unchanged")
+            case Action.START:
+                self._keep_refused(seen)
+                return self._start(seen.error or _lost(seen))
+            case Action.REFUSE:
+                raise self._refused_genesis(seen)
+            case Action.FAIL:
+                self._keep_refused(seen)
+                raise seen.error or _lost(seen)
+            case Action.WAIT:
+                self._wait(seen)
+
+    async def _observe(self, *, from_leader: bool) -> Observation:
+        node = self._node
+        return await observe(node.store, node.clock, node.demands, self.local, from_leader=from_leader)
+
+    def _start(self, *alarms: KeydistError, how: str = "from-disk") -> Outcome:
+        return start_from_disk(self._node.disk, self.local, *alarms, now=self._node.clock.now(), how=how)
+
+    # --- taking --------------------------------------------------------------------------------
+
+    async def _accept(self, seen: Observation, how: str, *, confirmed: bool) -> Outcome:
+        """Install what was read; where the stream leader then shows a later epoch still, install that too."""
+        node, alarms = self._node, self.local.alarms
+        while seen.accepted is not None:
+            new = seen.accepted.held
+            try:
+                node.disk.install(new, based_on=self.local, now=node.clock.now())
+            except ConflictError:
+                self.local = meet_demands(node.disk.load(node.demands.tokens), node.demands)
+                raise
+            except DiskError as exc:
+                if self.local.held is None:
+                    raise
+                return self._start(exc)
+            if seen.accepted.ancestry_unproven:
+                alarms += (_unproven(new),)
+            self.local = meet_demands(node.disk.load(node.demands.tokens), node.demands)
+            if confirmed:
+                self._keep_confirmation(seen)
+                break
+            seen = await self._observe(from_leader=True)
+            if seen.found is InStore.SAME:
+                self._keep_confirmation(seen)
+        if self.local.held is None:
+            raise self.local.damage or CorruptError("the keyset that was just installed is gone", fix="look at the disk")
+        return Outcome(how=how, held=self.local.held, alarms=alarms + self.local.alarms, changed=True)
+
+    async def _confirm(self, seen: Observation, *, confirmed: bool) -> None:
+        if not confirmed:
+            seen = await self._observe(from_leader=True)
+        if seen.found is InStore.SAME:
+            self._keep_confirmation(seen)
+
+    def _keep_confirmation(self, seen: Observation) -> None:
+        found = confirmation(self.local, seen.sent)
+        if found is not None:
+            # What cannot be kept now is confirmed again by the next read; the disk's own failure shows elsewhere.
+            with suppress(DiskError):
+                self._node.disk.confirm(found)
+
+    def _keep_refused(self, seen: Observation) -> None:
+        if seen.envelope is not None and isinstance(seen.error, TrustError):
+            with suppress(DiskError):
+                self._node.disk.quarantine(seen.envelope)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def _generate(self, seen: Observation) -> Outcome:
+        node = self._node
+        if self._candidate is None:
+            self._candidate = await self._first_envelope()
+        if seen.found is InStore.BUCKET_MISSING:
+            await node.store.create_bucket()
+        with suppress(ConflictError, StoreTimeoutError):
+            await node.store.write_first(self._candidate)
+        back = await self._observe(from_leader=True)
+        if back.accepted is not None:
+            mine = back.envelope == self._candidate
+            return await self._accept(back, "generated" if mine else "adopted", confirmed=True)
+        raise back.error or NotYetError("the first key was written, but cannot be read back yet")
+
+    async def _republish(self, seen: Observation) -> Outcome:
+        """Put this node's envelope back where the store lost it. What fails is an alarm: the keyset is on disk."""
+        store, held = self._node.store, self.local.held
+        alarm = seen.error or _lost(seen)
+        if held is None:  # pragma: no cover - the table republishes verified keysets only
+            raise alarm
+        try:
+            if seen.found is InStore.BUCKET_MISSING:
+                await store.create_bucket()
+            with suppress(StoreTimeoutError):
+                if seen.found in (InStore.BUCKET_MISSING, InStore.NEVER_WRITTEN):
+                    await store.write_first(held.envelope)
+                else:
+                    await store.replace(held.envelope, revision=seen.revision)
+        except ConflictError:
+            raise  # somebody else wrote: read again, decide again
+        except KeydistError as exc:
+            return self._start(alarm, exc)
+        back = await self._observe(from_leader=True)
+        if back.found is not InStore.SAME:
+            return self._start(alarm, back.error or _lost(back))
+        self._keep_confirmation(back)
+        return replace(self._start(alarm, how="republished"), changed=True)
+
+    # --- saying why not ------------------------------------------------------------------------
+
+    def _wait(self, seen: Observation) -> NoReturn:
+        if seen.found is InStore.UNREACHABLE:
+            raise seen.error or UnreachableError("the store cannot be reached")
+        self._refusal = seen.error
+        reason = seen.error.message if seen.error else _ABSENT[seen.found]
+        raise NotYetError(f"waiting for a leader to publish the key: {reason}", found=reason)
+
+    def _refused_genesis(self, seen: Observation) -> KeydistError:
+        if self.local.damage is not None:
+            return RefusedGenesisError(
+                f"no key is generated: {self.local.damage.message}",
+                expected=self.local.damage.expected,
+                found=_ABSENT[seen.found],
+                fix="on a node that has it: keydist store backup FILE; here: keydist store restore FILE",
+            )
+        if self._node.demands.lineage is not None and seen.found in (InStore.NEVER_WRITTEN, InStore.BUCKET_MISSING):
+            return RefusedGenesisError(
+                "no key is generated: the configuration names the lineage that this cluster already has",
+                expected=f"lineage {self._node.demands.lineage}",
+                found=_ABSENT[seen.found],
+                fix="start a leader that has the keyset, restore a backup, or remove lineage: for a new cluster",
+            )
+        return RefusedGenesisError(
+            f"no key is generated: {_ABSENT[seen.found]}, so this cluster had one",
+            expected="a bucket that was never written",
+            found=_ABSENT[seen.found],
+            fix="start a leader that has the keyset, or restore a backup here: keydist store restore FILE",
+        )
+
+    def gave_up(self, last: TransientError, seconds: float) -> KeydistError:
+        """Return what to raise at the deadline: the refusal that was waited out, or what did not come."""
+        if not isinstance(last, NotYetError):
+            return last
+        if self._refusal is not None:
+            return self._refusal
+        damage = f" ({self.local.damage.message})" if self.local.damage else ""
+        return WaitTimeoutError(
+            f"no key came within {seconds:g} s{damage}",
+            expected=f"a key at {self._node.demands.place.location}",
+            found=last.found,
+            fix="start a leader: keydist bootstrap --role leader; or wait longer: --timeout",
+        )
+
+
+def _lost(seen: Observation) -> KeydistError:
+    return StoreLostError(
+        "the store lost the keyset",
+        expected="the keyset of this node",
+        found=_ABSENT.get(seen.found, seen.found.value),
+        fix="a leader that has it puts it back: keydist bootstrap, or keydist store republish",
+    )
+
+
+def _unproven(held: Held) -> KeydistError:
+    return UnprovenAncestryError(
+        "the accepted keyset is more than 64 epochs ahead: its ancestry does not reach back to this node's",
+        found=f"epoch {held.keyset.epoch}",
+        fix="compare the lineage and epoch with another node: keydist status",
+    )

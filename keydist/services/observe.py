@@ -1,0 +1,83 @@
+"""Reading the store and judging what is there, against what this node holds and demands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from keydist.core.accept import Accepted, Demands, Unchanged, accept
+from keydist.core.envelope import digest
+from keydist.core.restart import InStore, OnDisk
+from keydist.errors import (
+    CredentialsRefusedError,
+    ForbiddenError,
+    KeydistError,
+    RollbackError,
+    TransientError,
+    TrustError,
+    WrongTokenError,
+)
+from keydist.ports import Absence, Absent, Clock, Confirmation, KeysetStore, Local, Stored
+
+_ABSENT = {
+    Absence.NEVER_WRITTEN: InStore.NEVER_WRITTEN,
+    Absence.BUCKET_MISSING: InStore.BUCKET_MISSING,
+    Absence.DELETED: InStore.DELETED,
+    Absence.EMPTIED: InStore.EMPTIED,
+    Absence.UNKNOWN: InStore.ABSENT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the store holds in this node's judgement, read at `sent` (unix seconds, before the request left)."""
+
+    found: InStore
+    sent: int
+    revision: int = 0
+    accepted: Accepted | None = None
+    envelope: bytes | None = None
+    error: KeydistError | None = None
+
+
+def on_disk(local: Local) -> OnDisk:
+    """Return which row of the restart table a node's disk is in."""
+    if local.held is not None:
+        return OnDisk.VALID
+    return OnDisk.NOTHING if local.damage is None else OnDisk.DAMAGED
+
+
+async def observe(store: KeysetStore, clock: Clock, demands: Demands, local: Local, *, from_leader: bool) -> Observation:
+    """Read the store and judge what is there. Raises nothing of the store's: failures are observations too."""
+    sent = clock.now()
+    try:
+        read = await store.read(from_leader=from_leader)
+    except TransientError as exc:
+        return Observation(found=InStore.UNREACHABLE, sent=sent, error=exc)
+    except (ForbiddenError, CredentialsRefusedError) as exc:
+        return Observation(found=InStore.FORBIDDEN, sent=sent, error=exc)
+    if isinstance(read, Absent):
+        return Observation(found=_ABSENT[read.why], sent=sent, revision=read.revision, error=None)
+    return judge(read, demands, local, sent=sent)
+
+
+def judge(read: Stored, demands: Demands, local: Local, *, sent: int) -> Observation:
+    """Judge bytes of the store by the acceptance rules."""
+    mine = local.held
+    base = Observation(found=InStore.REFUSED, sent=sent, revision=read.revision, envelope=read.envelope)
+    try:
+        answer = accept(read.envelope, replace(demands, held=mine, floor=local.floor))
+    except RollbackError as exc:
+        ancestor = mine is not None and digest(read.envelope) in mine.keyset.ancestors
+        return replace(base, found=InStore.ANCESTOR if ancestor else InStore.REFUSED, error=exc)
+    except (TrustError, WrongTokenError) as exc:
+        return replace(base, error=exc)
+    if isinstance(answer, Unchanged):
+        return replace(base, found=InStore.SAME)
+    return replace(base, found=InStore.ACCEPTABLE, accepted=answer)
+
+
+def confirmation(local: Local, sent: int) -> Confirmation | None:
+    """Return what confirms a node's epoch by a leader read that was sent at `sent`."""
+    if local.held is None:
+        return None
+    return Confirmation(epoch=local.held.keyset.epoch, digest=local.held.digest, at=sent)

@@ -1,0 +1,163 @@
+"""The one place where services meet adapters: from a configuration to ports, and from ports to a running service.
+
+What a start from disk does not need is not imported: a NATS client, an event loop and a retry library cost more
+than everything else together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from keydist.adapters.clock import SystemClock
+from keydist.adapters.disk.archive import Layout
+from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
+from keydist.adapters.nats.probe import refused_by_all
+from keydist.adapters.token_file import find_token_file, read_tokens
+from keydist.core.accept import Demands
+from keydist.core.envelope import Place
+from keydist.core.restart import Role
+from keydist.errors import ConfigError, KeydistError, TokenError, UnsafeFileError
+from keydist.services.bootstrap import Node, Outcome, bootstrap, meet_demands, start_from_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from keydist.adapters.config import Config
+    from keydist.adapters.nats.store import NatsKeysetStore
+    from keydist.core.token import BootstrapToken
+    from keydist.ports import Local, Notifier
+
+_LEAST_CONNECT_SECONDS: Final = 1.0
+_MOST_CONNECT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One node as configured, with its disk and tokens; `token_error` says why there are none."""
+
+    config: Config
+    disk: PosixKeysetDisk
+    clock: SystemClock
+    tokens: tuple[BootstrapToken, ...]
+    token_error: KeydistError | None
+    demands: Demands
+
+    def load(self) -> Local:
+        """Return what the disk holds, measured by this node's demands."""
+        return meet_demands(self.disk.load(self.tokens), self.demands)
+
+    def token(self) -> BootstrapToken:
+        """Return the first token. Raises the reason where there is none."""
+        if not self.tokens:
+            raise self.token_error or TokenError("no bootstrap token is held")
+        return self.tokens[0]
+
+
+def machine(
+    config: Config, environ: Mapping[str, str], *, token_file: str | None = None, min_epoch: int = 0
+) -> Machine:
+    """Return a node's ports, without reading its state or touching the network.
+
+    A token that cannot be used is not raised here: a node with a verified keyset starts without one.
+    """
+    place = Place(cluster=config.cluster, location=f"KV/{config.nats.bucket}/{config.nats.entry}")
+    layout = Layout(sealed=config.at_rest == "sealed", gid=_group_id(config.group), place=place)
+    tokens: tuple[BootstrapToken, ...] = ()
+    token_error: KeydistError | None = None
+    try:
+        tokens = read_tokens(find_token_file(token_file, environ, config.token_file))
+    except (TokenError, UnsafeFileError) as exc:
+        token_error = exc
+    return Machine(
+        config=config,
+        disk=PosixKeysetDisk(config.state_dir, config.runtime_dir, layout),
+        clock=SystemClock(),
+        tokens=tokens,
+        token_error=token_error,
+        demands=Demands(place=place, tokens=tokens, lineage=config.lineage, min_epoch=min_epoch),
+    )
+
+
+def _group_id(name: str | None) -> int | None:
+    if name is None:
+        return None
+    import grp  # noqa: PLC0415 - needed by few
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(
+            "group: names a group that this machine does not have", expected="a group", found=name, fix=f"groupadd {name}"
+        ) from None
+
+
+def open_store(config: Config, *, seconds: float = _MOST_CONNECT_SECONDS) -> NatsKeysetStore:
+    """Return the store of a node; it connects at its first request. Needs a running event loop."""
+    from keydist.adapters.nats.connection import Connection, Server  # noqa: PLC0415 - 100 ms, not needed from disk
+    from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415
+
+    server = Server(
+        urls=config.nats.servers,
+        node=config.node,
+        creds_file=config.nats.creds_file,
+        nkey_file=config.nats.nkey_file,
+        tls=config.nats.tls,
+    )
+    connect = max(_LEAST_CONNECT_SECONDS, min(_MOST_CONNECT_SECONDS, seconds))
+    return NatsKeysetStore(
+        Connection(server, connect_seconds=connect), bucket=config.nats.bucket, entry=config.nats.entry
+    )
+
+
+def run_bootstrap(node: Machine, *, role: Role, seconds: float, notifier: Notifier) -> Outcome:
+    """Bootstrap a node and return how it got its keyset. Raises the `KeydistError` that says why it has none."""
+    local = node.load()
+    now = node.clock.now()
+    if not node.tokens and (local.held is None or node.token_error is not None):
+        reason = node.token_error or TokenError("no bootstrap token is held")
+        if local.held is None:
+            raise reason
+        return start_from_disk(node.disk, local, reason, now=now)
+    if local.held is not None:
+        refused = refused_by_all(node.config.nats.servers)
+        if refused is not None:
+            return start_from_disk(node.disk, local, refused, now=now)
+
+    import asyncio  # noqa: PLC0415 - 37 ms, not needed from disk
+
+    return asyncio.run(_bootstrap(node, local, role=role, seconds=seconds, notifier=notifier))
+
+
+async def _bootstrap(node: Machine, local: Local, *, role: Role, seconds: float, notifier: Notifier) -> Outcome:
+    from keydist.adapters.retry import TenacityRetry  # noqa: PLC0415 - typing only until something fails
+
+    store = open_store(node.config, seconds=seconds)
+    try:
+        return await bootstrap(
+            Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=role),
+            local,
+            first_envelope=_first_envelope(node),
+            retry=TenacityRetry(node.clock),
+            notifier=notifier,
+            seconds=seconds,
+        )
+    finally:
+        await store.close()
+
+
+def _first_envelope(node: Machine) -> Callable[[], Awaitable[bytes]]:
+    async def make() -> bytes:
+        from keydist.adapters.entropy import SystemEntropy  # noqa: PLC0415 - genesis only
+        from keydist.services.genesis import Beginning, first_envelope  # noqa: PLC0415
+
+        beginning = Beginning(
+            place=node.demands.place,
+            token=node.token(),
+            policy=node.config.policy,
+            alg=node.config.key.alg,
+            bits=node.config.key.bits or 0,
+        )
+        return await first_envelope(beginning, entropy=SystemEntropy(), clock=node.clock)
+
+    return make
