@@ -1,0 +1,171 @@
+"""The configuration's cases: documents, what comes of them, and the words of each refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from keydist.adapters.config import Config, TlsConfig, load_config
+from keydist.adapters.config_schema import POLICY_NAMES
+
+TOKEN = "kdt1_0123456789_" + "a" * 52 + "_89abcdef"
+SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
+FULL = """
+cluster: prod-eu1
+node: node-a
+role: leader
+issuer: https://prod-eu1.example
+token_file: /etc/keydist/token
+state_dir: /var/lib/keydist/a
+runtime_dir: run
+group: keydist-readers
+at_rest: sealed
+nats:
+  servers: [nats://127.0.0.1:4222, "tls://nats-2.example"]
+  bucket: keys
+  entry: prod/signing.key
+  creds_file: ../nats.creds
+  tls: {ca_file: ca.pem, cert_file: ./node.pem, key_file: node.key}
+key: {alg: PS256, bits: 4096}
+bootstrap: {timeout: 1m30s}
+rotation: {every: 2w, max_tokens_per_key: 1000}
+policy: {propagation: 30m, skew: 10}
+lineage: 00112233445566778899aabbccddeeff
+heartbeat: 15s
+hooks: [{run: [systemctl, reload, app], "on": true, retries: 3, quiet: null, sign: -1}]
+"""
+
+
+def load(folder: Path, text: str | bytes, environ: Mapping[str, str] | None = None, **flags: str) -> Config:
+    """Load a document from `keydist.yaml` in a folder."""
+    file = folder / "keydist.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_config(str(file), environ=environ or {}, overrides=flags)
+
+
+def value_of(config: Config, name: str) -> object:
+    """Follow a dotted name of the table into the settled configuration."""
+    members = {place: f"policy.{member}" for member, place in POLICY_NAMES.items()}
+    value: object = config
+    for part in members.get(name, name.replace("bootstrap.timeout", "bootstrap_timeout")).split("."):
+        value = getattr(value, part)
+    return value
+
+
+GOOD = [
+    ("node: Node_1-b", "node", "Node_1-b"),
+    ("issuer: http://127.0.0.1:8080/keys", "issuer", "http://127.0.0.1:8080/keys"),
+    ("issuer: 'http://[::1]:8080'", "issuer", "http://[::1]:8080"),
+    ("issuer: http://localhost", "issuer", "http://localhost"),
+    ("issuer:", "issuer", None),
+    ("lineage:", "lineage", None),
+    ("hooks:", "hooks", ()),
+    ("nats:", "nats.bucket", "keydist"),
+    ("policy: {}", "policy.leeway", 60),
+    ("nats: {tls: {}}", "nats.tls", TlsConfig()),
+    ("nats: {servers: ['tls://a']}", "nats.tls", TlsConfig()),
+    ("nats: {servers: ['tls://[2001:db8::1]:4222', nats://b.c:1]}", "nats.tls", TlsConfig()),
+    ("nats: {nkey_file: /n}", "nats.nkey_file", "/n"),
+    ("state_dir: //a/./b/", "state_dir", "//a/b"),
+    ("key: {alg: ES256}", "key.bits", None),
+    ("key: {alg: EdDSA}", "key.bits", None),
+    ("bootstrap: {timeout: 0}", "bootstrap.timeout", 0),
+    ("bootstrap: {timeout: 30}", "bootstrap.timeout", 30),
+    ("bootstrap: {timeout: '45'}", "bootstrap.timeout", 45),
+    ("rotation: {every: 0s}", "rotation.every", 0),
+    ("policy: {max_lifetime: 1d2h3m4s}", "policy.max_lifetime", 93_784),
+]
+
+# Without a cluster of its own: it is put in front. The schema refuses these too.
+BAD = [
+    ("nats: {tsl: {}}", r"unknown key nats.tsl; did you mean nats.tls\?$"),
+    ("nats: {tls: {ca: /x}}", r"unknown key nats.tls.ca; did you mean nats.tls.ca_file\?"),
+    ("clutser: x", r"unknown key clutser; did you mean cluster\?"),
+    ("timeout: 3s", r"did you mean bootstrap.timeout\?"),
+    ("nats: {clustre: x}", "unknown key nats.clustre; the keys known here are servers, bucket, entry,"),
+    ("nats: {cluster: x}", r"did you mean cluster\?"),
+    ("tls: {}", r"unknown key tls; did you mean nats.tls\?"),
+    ("policy: {rotate_every: 3d}", r"did you mean rotation.every\?"),
+    ("key: {zzz: 1}", r"unknown key key.zzz; the keys known here are alg, bits"),
+    ("nats.bucket: keys", "unknown key nats.bucket; write it nested"),
+    ('"\\e[1m": x', r"unknown key '\\x1b\[1m'"),
+    ("nats: {tls: }", r"nats.tls is empty, and must not be taken for plain text .*; name ca_file"),
+    ("nats: {tls: {ca_file: }}", "nats.tls.ca_file is empty"),
+    ("nats: {tls: true}", "nats.tls is not a mapping .*found a boolean"),
+    ("nats: [a]", "nats is not a mapping .*found a list"),
+    ("role:", "role is empty .*give it a value, or remove it"),
+    ("node: no", "node is not text .*found a boolean.*put it in quotes"),
+    ("node: 12", "node is not text .*found an integer.*put it in quotes"),
+    ("node: [a]", "node is not text .*found a list"),
+    ("node: a.b", r"node is not well formed \(expected 1 to 64 letters.*found 'a.b'"),
+    ("node: 'a\n\n'", "node is not well formed"),
+    ("node: " + "n" * 65, "node is not well formed"),
+    ("role: observer", r"role is not one of the known ones \(expected leader or follower, found 'observer'\)"),
+    ("issuer: ftp://x", "issuer is not an address to publish under"),
+    ("issuer: https://x/?q=1", "issuer is not an address .*found text that is not shown"),
+    ("issuer: 'https://x/#f'", "issuer is not an address"),
+    ("group: 1000", "group is not text"),
+    ("group: '1000'", "group is not well formed"),
+    ("at_rest: tpm", "at_rest is not one"),
+    ("nats: {servers: nats://a}", "nats.servers is not a list of servers .*found text.*square brackets"),
+    ("nats: {servers: []}", "found an empty list"),
+    ("nats: {servers: [http://a]}", "server that is not well formed .*found 'http://a'"),
+    ("nats: {servers: ['a:4222']}", "server that is not well formed"),
+    ("nats: {servers: [4222]}", "nats.servers is not text"),
+    ("nats: {bucket: a.b}", "nats.bucket is not well formed"),
+    ("nats: {entry: a..b}", "nats.entry is not well formed"),
+    ("nats: {entry: .a}", "nats.entry is not well formed"),
+    ("nats: {entry: a.}", "nats.entry is not well formed"),
+    ("nats: {tls: {cert_file: /c}}", "cert_file and nats.tls.key_file go together"),
+    ("key: {alg: HS256}", "key.alg is not one of the known ones"),
+    ("key: {bits: 1024}", r"key.bits is out of range \(expected 2048, 3072, 4096, found 1024\)"),
+    ("key: {bits: '2048'}", "key.bits is not an integer .*found text"),
+    ("key: {bits: true}", "key.bits is not an integer .*found a boolean"),
+    ("bootstrap: {timeout: 500ms}", "bootstrap.timeout is not a duration .*30s, 15m"),
+    ("bootstrap: {timeout: -1}", r"bootstrap.timeout is out of range \(expected 0s to 1d, found -1s\)"),
+    ("bootstrap: {timeout: }", "bootstrap.timeout is empty"),
+    ("bootstrap: {timeout: [1]}", "bootstrap.timeout is not an integer"),
+    ("heartbeat: 0", "heartbeat is out of range .*1s to 1h"),
+    ("policy: {skew: -30}", "policy.skew is out of range .*at least 0s"),
+    ("rotation: {max_tokens_per_key: -1}", "max_tokens_per_key is out of range .*at least 0"),
+    ("lineage: ABCDEF00112233445566778899aabbcc", "lineage is not well formed"),
+    ("hooks: {run: x}", "hooks is not a list of mappings .*found a mapping"),
+    ("hooks: [x]", "hooks is not a list of mappings .*with something else"),
+    ("state_dir: ''", "state_dir is not a path"),
+]
+# These the loader alone can tell.
+BAD_FOR_THE_LOADER = [
+    ("heartbeat: 2h", "heartbeat is out of range .*found 7200s"),
+    ("issuer: http://example.org", "issuer is not an address"),
+    ("issuer: https://x:0", "issuer has an impossible port"),
+    ("nats: {servers: ['nats://a:65536']}", "impossible port .*65536"),
+    ("state_dir: ~/keys", "state_dir is not expanded .*write it out in full"),
+    ("state_dir: $HOME/keys", "state_dir is not expanded"),
+    ('state_dir: "a\\0b"', "state_dir is not a path"),
+    ("state_dir: ' a'", "state_dir is not a path"),
+    ("state_dir: /run/keydist/", "state_dir and runtime_dir are one directory"),
+    ("nats: {creds_file: /c, nkey_file: /n}", "exclude each other"),
+    ("nats: {bucket: keydist-nodes}", "bucket is that of the node records"),
+    (f"nats: {{bucket: {'b' * 64}, entry: {'e' * 190}}}", "at most 256 characters, found 258 characters"),
+    ("key: {alg: ES256, bits: 3072}", "key.bits is only for RSA .*remove key.bits"),
+    ("policy: {propagation: 60}", r"policy.propagation is too short \(expected at least .* = 480, found 60\)"),
+    ("policy: {freshness: 0}", "policy.freshness is not an integer in range"),
+]
+
+SECRETS = [
+    ("token_file: {}", TOKEN),
+    ("nats: {{nkey_file: {}}}", SEED),
+    ("nats: {{creds_file: '-----BEGIN NATS USER JWT----- {}'}}", "hunter2"),
+    ("nats: {{servers: ['nats://me:{}@nats:4222']}}", "hunter2"),
+    ("nats: {{servers: ['me:{}@nats:4222']}}", "hunter2"),
+    ("nats: {{creds_file: 'nats://me:{}@nats'}}", "hunter2"),
+    ("nats: {{servers: 'nats://me:{}@nats'}}", "hunter2"),
+    ("nats: '{}'", "hunter2"),
+    ("issuer: https://me:{}@x", "hunter2"),
+    ("issuer: https://x/?token={}", "hunter2"),
+    ("node: 'me@{}'", "hunter2"),
+    ("nats: {{password: {}}}", "hunter2"),
+    ("nats: {{password: '{}'", "hunter2"),
+    ("nats: {{password: !x {}}}", "hunter2"),
+    ("nats: {{password: *{}}}", "hunter2"),
+]

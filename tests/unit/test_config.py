@@ -1,0 +1,166 @@
+"""The configuration: what is accepted, what is refused and in which words; the schema says the same."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from keydist.adapters import config_layers
+from keydist.adapters.config import MAX_LOCATION, Config, NatsConfig, TlsConfig, json_schema
+from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, SECTIONS, kind_of
+from keydist.core import crypto, envelope
+from keydist.core.policy import MEMBERS, Policy
+from keydist.errors import ConfigError
+from tests.unit.config_cases import BAD, BAD_FOR_THE_LOADER, FULL, GOOD, SECRETS, load, value_of
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    config = load(tmp_path, FULL)
+    assert config == Config(
+        cluster="prod-eu1",
+        node="node-a",
+        role="leader",
+        issuer="https://prod-eu1.example",
+        token_file="/etc/keydist/token",
+        state_dir="/var/lib/keydist/a",
+        runtime_dir=f"{tmp_path}/run",
+        group="keydist-readers",
+        at_rest="sealed",
+        nats=NatsConfig(
+            servers=("nats://127.0.0.1:4222", "tls://nats-2.example"),
+            bucket="keys",
+            entry="prod/signing.key",
+            creds_file=f"{tmp_path}/../nats.creds",
+            nkey_file=None,
+            tls=TlsConfig(f"{tmp_path}/ca.pem", f"{tmp_path}/node.pem", f"{tmp_path}/node.key"),
+        ),
+        key=config.key,
+        bootstrap_timeout=90.0,
+        policy=Policy(propagation=1800, skew=10, rotate_every=1_209_600, max_tokens_per_key=1000),
+        lineage="00112233445566778899aabbccddeeff",
+        heartbeat=15,
+        hooks=({"run": ["systemctl", "reload", "app"], "on": True, "retries": 3, "quiet": None, "sign": -1},),
+    )
+    assert (config.key.alg, config.key.bits) == ("PS256", 4096)
+
+
+def test_the_cluster_alone_is_enough(tmp_path: Path) -> None:
+    config = load(tmp_path, "cluster: prod")
+    assert config.nats == NatsConfig(("nats://127.0.0.1:4222",), "keydist", "signing-key", None, None, None)
+    assert (config.role, config.at_rest, config.key.bits, config.policy) == ("follower", "plain", 3072, Policy())
+
+
+@pytest.mark.parametrize(("text", "name", "expected"), GOOD, ids=[case[0] for case in GOOD])
+def test_accepted(tmp_path: Path, text: str, name: str, expected: object) -> None:
+    assert value_of(load(tmp_path, f"cluster: c\n{text}"), name) == expected
+    assert list(violations(json_schema(), yaml.safe_load(f"cluster: c\n{text}"))) == []
+
+
+@pytest.mark.parametrize(("host", "node"), [("web-1.example.org", "web-1"), ("wéb!1", "w-b-1"), ("x" * 80, "x" * 64)])
+def test_the_node_is_named_after_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, node: str
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", host, "", "", "")))
+    assert load(tmp_path, "cluster: c").node == load(tmp_path, "cluster: c\nnode:").node == node
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "")))
+    with pytest.raises(ConfigError, match="the host has no name"):
+        load(tmp_path, "cluster: c")
+
+
+@pytest.mark.parametrize(("text", "words"), BAD + BAD_FOR_THE_LOADER, ids=[c[0] for c in BAD + BAD_FOR_THE_LOADER])
+def test_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(tmp_path, f"cluster: c\n{text}")
+    assert str(tmp_path / "keydist.yaml") in str(caught.value)
+    assert caught.value.__cause__ is None
+    schema_refuses = (text, words) in BAD
+    assert bool(list(violations(json_schema(), yaml.safe_load(f"cluster: c\n{text}")))) is schema_refuses
+
+
+@pytest.mark.parametrize(("text", "secret"), SECRETS, ids=[case[0] for case in SECRETS])
+def test_no_secret_is_repeated(tmp_path: Path, text: str, secret: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"cluster: c\n{text.format(secret)}")
+    assert secret not in f"{caught.value!s} {caught.value.as_json()}"
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def violations(schema: Mapping[str, Any], value: object) -> Iterator[str]:
+    """Yield what the schema refuses in a value: as much of JSON Schema as the schema uses."""
+    kinds = {"null": "nothing", "string": "text", "object": "a mapping", "array": "a list", "integer": "an integer"}
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if kind_of(value) not in [kinds[name] for name in types]:
+        yield "type"
+    elif isinstance(value, dict) and "properties" in schema:
+        yield from violations_of_members(schema, value)
+    elif isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            yield "minItems"
+        for item in value:
+            yield from violations(schema["items"], item)
+    elif value is not None:
+        yield from violations_of_scalar(schema, value)
+
+
+def violations_of_scalar(schema: Mapping[str, Any], value: Any) -> Iterator[str]:  # noqa: ANN401
+    if value not in schema.get("enum", [value]):
+        yield "enum"
+    if isinstance(value, str) and not re.fullmatch(schema.get("pattern", ".*"), value):
+        yield "pattern"
+    if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
+        yield "length"
+    if isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        yield "range"
+
+
+def violations_of_members(schema: Mapping[str, Any], value: Mapping[str, object]) -> Iterator[str]:
+    yield from value.keys() - schema["properties"].keys()
+    yield from set(schema.get("required", ())) - value.keys()
+    yield from {need for key in value for need in schema.get("dependentRequired", {}).get(key, ())} - value.keys()
+    for name in value.keys() & schema["properties"].keys():
+        yield from violations(schema["properties"][name], value[name])
+
+
+def test_the_schema_and_the_loader_are_one_table(tmp_path: Path) -> None:
+    schema = json_schema()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert list(violations(schema, yaml.safe_load(FULL))) == []
+    assert list(violations(schema, {})) == ["cluster"]
+    leaves: dict[str, Any] = {}
+
+    def walk(node: Mapping[str, Any], prefix: str) -> None:
+        assert node["additionalProperties"] is False
+        for name, child in node["properties"].items():
+            assert child["description"].endswith(".")
+            if "properties" in child:
+                assert f"{prefix}{name}" in SECTIONS
+                walk(child, f"{prefix}{name}.")
+            else:
+                leaves[f"{prefix}{name}"] = child
+
+    walk(schema, "")
+    assert leaves.keys() == {field.name for field in FIELDS}
+    config = load(tmp_path, "cluster: c")
+    for name, leaf in leaves.items():
+        if name not in {"cluster", "node"} and not name.startswith("nats.tls."):
+            default = leaf.get("default")
+            assert value_of(config, name) == (tuple(default) if isinstance(default, list) else default), name
+            assert default is None or list(violations(leaf, default)) == [], name
+
+
+def test_what_the_core_fixes_stands_here_too() -> None:
+    assert tuple(POLICY_NAMES) == MEMBERS
+    assert set(json_schema()["properties"]["key"]["properties"]["alg"]["enum"]) == crypto.SIGNING_ALGS
+    assert RSA_ALGS == crypto.RSA_ALGS
+    bits = json_schema()["properties"]["key"]["properties"]["bits"]["enum"]
+    assert (min(bits), max(bits)) == crypto.RSA_BITS
+    assert MAX_LOCATION == envelope.MAX_LOCATION
+    assert len(config_layers._VARIABLES) == len(FIELDS) - 1, "each field but the token's has a variable of its own"
