@@ -6,7 +6,7 @@ than everything else together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.adapters.clock import SystemClock
@@ -88,7 +88,10 @@ def _group_id(name: str | None) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigError(
-            "group: names a group that this machine does not have", expected="a group", found=name, fix=f"groupadd {name}"
+            "group: names a group that this machine does not have",
+            expected="a group",
+            found=name,
+            fix=f"groupadd {name}",
         ) from None
 
 

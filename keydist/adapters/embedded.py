@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sysconfig
-import time
 from pathlib import Path
+from time import monotonic, sleep  # noqa: TID251 - a child process is waited for, without an event loop
 from typing import Final
 
 from keydist.errors import ConfigError, UnreachableError
@@ -68,12 +68,12 @@ class EmbeddedServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the demo, which stops its servers itself
         )
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
+        deadline = monotonic() + _START_SECONDS
+        while monotonic() < deadline and self._process.poll() is None:
             self.port = self.port or _written_port(ports)
             if self.port and _accepts(self.port):
                 return
-            time.sleep(0.02)
+            sleep(0.02)
         self.stop()
         raise UnreachableError("the embedded nats-server did not start", fix=f"see {self._directory}/nats.log")
 

@@ -17,7 +17,9 @@ from keydist.errors import ConfigError, DiskError, TokenError, UnsafeFileError
 
 CREDENTIAL: Final = "keydist.token"
 STDIN: Final = "-"
-_SOURCES: Final = "--token-file, $KEYDIST_TOKEN_FILE, the systemd credential keydist.token, or token_file: in the configuration"
+_SOURCES: Final = (
+    "--token-file, $KEYDIST_TOKEN_FILE, the systemd credential keydist.token, or token_file: in the configuration"
+)
 
 
 class TokenSource(NamedTuple):
@@ -106,13 +108,17 @@ def write_token(path: str, text: str) -> None:
             fix="look at it with: keydist token inspect; or name another file with --out",
         ) from exc
     except OSError as exc:
-        raise DiskError(f"cannot create {path}: {os.strerror(exc.errno or 0)}", fix="name a writable place with --out") from exc
+        raise DiskError(
+            f"cannot create {path}: {os.strerror(exc.errno or 0)}", fix="name a writable place with --out"
+        ) from exc
     try:
         os.fchmod(fd, 0o400)
         os.write(fd, f"{text}\n".encode("ascii"))
         os.fsync(fd)
     except OSError as exc:
         os.unlink(path)  # noqa: PTH108 - as above
-        raise DiskError(f"cannot write {path}: {os.strerror(exc.errno or 0)}", fix="free some space, then try again") from exc
+        raise DiskError(
+            f"cannot write {path}: {os.strerror(exc.errno or 0)}", fix="free some space, then try again"
+        ) from exc
     finally:
         os.close(fd)

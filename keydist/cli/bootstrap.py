@@ -107,5 +107,6 @@ def _show(node: Machine, outcome: Outcome, *, as_json: bool) -> None:
         )
     else:
         print_line(
-            f"{config.node} ({config.role}): {outcome.how} epoch {keyset.epoch} of lineage {keyset.lineage}, key {keyset.active.kid}"
+            f"{config.node} ({config.role}): {outcome.how} epoch {keyset.epoch} "
+            f"of lineage {keyset.lineage}, key {keyset.active.kid}"
         )

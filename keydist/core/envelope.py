@@ -36,7 +36,12 @@ RND_BYTES: Final = 32
 
 _SEGMENTS: Final = 5
 _MEMBERS: Final = frozenset({"alg", "enc", "typ", "v", "kid", "cid", "loc", "lin", "ep", "iat", "rnd", "kc"})
-_KINDS: Final[tuple[tuple[str, str | int], ...]] = (("v", VERSION), ("typ", KEYSET_TYPE), ("alg", "dir"), ("enc", "A256GCM"))
+_KINDS: Final[tuple[tuple[str, str | int], ...]] = (
+    ("v", VERSION),
+    ("typ", KEYSET_TYPE),
+    ("alg", "dir"),
+    ("enc", "A256GCM"),
+)
 _HEX: Final = frozenset("0123456789abcdef")
 _LINEAGE_HEX: Final = 32
 _ID_HEX: Final = 10
@@ -44,7 +49,7 @@ _ID_HEX: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The protected header: token id, cluster, location, lineage, epoch, issue time (unix seconds), salt, commitment."""
+    """The protected header; `issued` in unix seconds, `rnd` and `commitment` 32 bytes each."""
 
     token_id: str
     cluster: str
@@ -98,14 +103,18 @@ def is_hex(value: object, length: int) -> bool:
 def parse_envelope(raw: bytes, *, typ: str = KEYSET_TYPE) -> Envelope:
     """Parse an envelope without opening it. Raises `MalformedError`, or `UnsupportedError` for another version."""
     if not 0 < len(raw) <= MAX_ENVELOPE:
-        raise MalformedError("the envelope has the wrong size", expected=f"1 to {MAX_ENVELOPE} bytes", found=str(len(raw)))
+        raise MalformedError(
+            "the envelope has the wrong size", expected=f"1 to {MAX_ENVELOPE} bytes", found=str(len(raw))
+        )
     if raw.find(b".", 0, MAX_HEADER + 1) < 0:
         raise MalformedError("the envelope's header is too long", expected=f"at most {MAX_HEADER} characters")
     segments = raw.split(b".", _SEGMENTS)
     if len(segments) != _SEGMENTS or segments[1]:
         raise MalformedError("the envelope is not a compact JWE", expected="five segments, the second empty")
     names = ("header", "", "initialization vector", "ciphertext", "tag")
-    header, _, iv, ciphertext, tag = (b64url_decode(part, f"the {what}") for part, what in zip(segments, names, strict=True))
+    header, _, iv, ciphertext, tag = (
+        b64url_decode(part, f"the {what}") for part, what in zip(segments, names, strict=True)
+    )
     if len(iv) != crypto.IV_BYTES or len(tag) != crypto.TAG_BYTES:
         raise MalformedError(
             "the envelope's IV or tag has the wrong length", expected=f"{crypto.IV_BYTES} and {crypto.TAG_BYTES} bytes"

@@ -60,7 +60,10 @@ REACHABLE: Final = _closure()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key. `material` is PKCS#8 (sig: next, active), SPKI (sig: retired) or 32 bytes (enc); times are unix seconds."""
+    """One key, its times in unix seconds.
+
+    `material` is PKCS#8 (sig: next, active), SubjectPublicKeyInfo (sig: retired) or 32 bytes (enc).
+    """
 
     kid: str
     use: str
@@ -171,6 +174,8 @@ def check_advance(old: Keyset, new: Keyset) -> None:
 def _check_same_key(old: Key, new: Key) -> None:
     fixed = (old.use, old.alg, old.created) == (new.use, new.alg, new.created)
     if not fixed or (old.use == "enc" and old.material != new.material):
-        raise MalformedError(f"key {new.kid} is not the key that this node holds", expected="the same key, only advanced")
+        raise MalformedError(
+            f"key {new.kid} is not the key that this node holds", expected="the same key, only advanced"
+        )
     if old.verify_until is not None and (new.verify_until is None or new.verify_until < old.verify_until):
         raise MalformedError(f"key {new.kid} has its verify_until lowered", expected=f"at least {old.verify_until}")

@@ -6,6 +6,7 @@ recomputes the thumbprint of every signing key, so that a kid always names the k
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from keydist.core import crypto
@@ -103,7 +104,22 @@ def _parse_key(value: object, *, validate: bool) -> Key:
     part = _signing_part(alg, state, material, validate=validate)
     if kid != thumbprint(part.members):
         raise MalformedError("a kid is not the thumbprint of its key", expected="the RFC 7638 SHA-256 thumbprint")
-    return Key(kid=kid, use=use, alg=alg, state=state, material=material, public_part=part, **times)
+    return replace(_key(kid, alg, use=use, state=state, times=times, material=material), public_part=part)
+
+
+def _key(kid: object, alg: object, *, use: str, state: State, times: dict[str, int], material: bytes) -> Key:
+    return Key(
+        kid=str(kid),
+        use=use,
+        alg=str(alg),
+        state=state,
+        created=times["created"],
+        published=times.get("published"),
+        activated=times.get("activated"),
+        retired=times.get("retired"),
+        verify_until=times.get("verify_until"),
+        material=material,
+    )
 
 
 def _parse_use(value: object) -> str:
@@ -124,19 +140,24 @@ def _encryption_key(kid: object, alg: object, state: State, times: dict[str, int
     if len(material) != crypto.KEY_BYTES:
         raise MalformedError("an encryption key has the wrong length", expected=f"{crypto.KEY_BYTES} bytes")
     fixed(kid, ENC_KID_BYTES, "the kid of an encryption key")
-    return Key(kid=str(kid), use="enc", alg=ENC_ALG, state=state, material=material, **times)
+    return _key(kid, ENC_ALG, use="enc", state=state, times=times, material=material)
 
 
 def _signing_part(alg: object, state: State, material: bytes, *, validate: bool) -> crypto.PublicPart:
     if not isinstance(alg, str) or alg not in crypto.SIGNING_ALGS:
-        raise MalformedError("a signing key has an unsupported algorithm", expected=", ".join(sorted(crypto.SIGNING_ALGS)))
+        raise MalformedError(
+            "a signing key has an unsupported algorithm", expected=", ".join(sorted(crypto.SIGNING_ALGS))
+        )
     if state is State.RETIRED:
         return crypto.public_of_spki(material, alg)
     return crypto.public_of_private(material, alg, validate=validate)
 
 
 def parse_kid(value: object) -> str:
-    """Return a kid of either kind: base64url of 32 bytes (thumbprint) or 16 bytes (symmetric). Raises `MalformedError`."""
+    """Return a kid of either kind: base64url of 32 bytes (thumbprint) or 16 bytes (symmetric).
+
+    Raises `MalformedError`.
+    """
     size = ENC_KID_BYTES if isinstance(value, str) and len(value) == len(b64url_encode(bytes(ENC_KID_BYTES))) else 32
     fixed(value, size, "a kid")
     return str(value)

@@ -101,7 +101,9 @@ def exact_members(value: Mapping[str, object], required: frozenset[str], optiona
         unknown = sorted(names - required - optional)
         found = [f"missing {', '.join(missing)}"] if missing else []
         found += [f"{len(unknown)} unknown"] if unknown else []
-        raise MalformedError(f"{what} has the wrong members", expected=", ".join(sorted(required)), found="; ".join(found))
+        raise MalformedError(
+            f"{what} has the wrong members", expected=", ".join(sorted(required)), found="; ".join(found)
+        )
 
 
 def integer(value: object, what: str, *, least: int = 0) -> int:

@@ -29,6 +29,10 @@ _CHECKSUM: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _FIX: Final = "copy the whole token file again, or make a new token with: keydist token generate"
 
 
+def _is_text(secret: bytes) -> bool:
+    return secret.isascii() and secret.decode("ascii").isprintable()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapToken:
     """A bootstrap token: a public id (10 hex digits) and a secret (32 bytes, never shown)."""
@@ -48,7 +52,7 @@ class BootstrapToken:
                 expected=f"at least {_MIN_DISTINCT} distinct bytes",
                 fix="make a token with: keydist token generate",
             )
-        if all(0x20 <= byte < 0x7F for byte in self.secret):
+        if _is_text(self.secret):
             raise TokenError(
                 "the token's secret is text: passphrases are not accepted",
                 expected="32 random bytes",
@@ -61,7 +65,7 @@ def generate_token(random: Callable[[int], bytes]) -> BootstrapToken:
     token_id = random(ID_BYTES).hex()
     while True:
         secret = random(SECRET_BYTES)
-        if len(set(secret)) >= _MIN_DISTINCT and not all(0x20 <= byte < 0x7F for byte in secret):
+        if len(set(secret)) >= _MIN_DISTINCT and not _is_text(secret):
             return BootstrapToken(token_id=token_id, secret=secret)
 
 
@@ -79,10 +83,14 @@ def parse_token(text: str) -> BootstrapToken:
     if not text.startswith("kdt1_"):
         raise TokenError("this is not a keydist token", expected="kdt1_<id>_<secret>_<checksum>", fix=_FIX)
     if len(text) != _LENGTH:
-        raise TokenError("the token has the wrong length", expected=f"{_LENGTH} characters", found=str(len(text)), fix=_FIX)
+        raise TokenError(
+            "the token has the wrong length", expected=f"{_LENGTH} characters", found=str(len(text)), fix=_FIX
+        )
     token_id, secret_text, checksum = text[5:15], text[16:68], text[69:]
     if text[15] != "_" or text[68] != "_":
-        raise TokenError("the token's parts are not separated by '_'", expected="kdt1_<id>_<secret>_<checksum>", fix=_FIX)
+        raise TokenError(
+            "the token's parts are not separated by '_'", expected="kdt1_<id>_<secret>_<checksum>", fix=_FIX
+        )
     if not _ID.fullmatch(token_id):
         raise TokenError("the token id is not well formed", expected="10 lower-case hex digits", fix=_FIX)
     if not _SECRET.fullmatch(secret_text):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import Action, InStore, OnDisk, Role, decide
 from keydist.errors import (
@@ -173,7 +173,7 @@ class _Bootstrap:
                 self._keep_refused(seen)
                 raise seen.error or _lost(seen)
             case Action.WAIT:
-                self._wait(seen)
+                raise self._wait(seen)
 
     async def _observe(self, *, from_leader: bool) -> Observation:
         node = self._node
@@ -208,7 +208,9 @@ class _Bootstrap:
             if seen.found is InStore.SAME:
                 self._keep_confirmation(seen)
         if self.local.held is None:
-            raise self.local.damage or CorruptError("the keyset that was just installed is gone", fix="look at the disk")
+            raise self.local.damage or CorruptError(
+                "the keyset that was just installed is gone", fix="look at the disk"
+            )
         return Outcome(how=how, held=self.local.held, alarms=alarms + self.local.alarms, changed=True)
 
     async def _confirm(self, seen: Observation, *, confirmed: bool) -> None:
@@ -271,12 +273,12 @@ class _Bootstrap:
 
     # --- saying why not ------------------------------------------------------------------------
 
-    def _wait(self, seen: Observation) -> NoReturn:
+    def _wait(self, seen: Observation) -> KeydistError:
         if seen.found is InStore.UNREACHABLE:
-            raise seen.error or UnreachableError("the store cannot be reached")
+            return seen.error or UnreachableError("the store cannot be reached")
         self._refusal = seen.error
         reason = seen.error.message if seen.error else _ABSENT[seen.found]
-        raise NotYetError(f"waiting for a leader to publish the key: {reason}", found=reason)
+        return NotYetError(f"waiting for a leader to publish the key: {reason}", found=reason)
 
     def _refused_genesis(self, seen: Observation) -> KeydistError:
         if self.local.damage is not None:

@@ -46,7 +46,9 @@ def on_disk(local: Local) -> OnDisk:
     return OnDisk.NOTHING if local.damage is None else OnDisk.DAMAGED
 
 
-async def observe(store: KeysetStore, clock: Clock, demands: Demands, local: Local, *, from_leader: bool) -> Observation:
+async def observe(
+    store: KeysetStore, clock: Clock, demands: Demands, local: Local, *, from_leader: bool
+) -> Observation:
     """Read the store and judge what is there. Raises nothing of the store's: failures are observations too."""
     sent = clock.now()
     try:

@@ -47,7 +47,7 @@ class Layout:
         return 0o700 if self.gid is None else 0o750
 
     def file_mode(self, name: str) -> int:
-        """The mode of one file of an archive directory."""
+        """Return the mode of one file of an archive directory."""
         if name == PEM:
             return 0o600 if self.gid is None else 0o640
         return 0o600 if name in _PRIVATE else 0o644

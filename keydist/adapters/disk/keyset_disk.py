@@ -6,9 +6,9 @@ raises the floor. A crash leaves the old link or the new one; what remains to be
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep  # noqa: TID251 - a lock is held for milliseconds, and no event loop turns here
 from typing import Final
 
 from keydist.adapters.disk.archive import PEM, Layout, is_sealed, render, render_pem
@@ -31,6 +31,7 @@ from keydist.errors import BusyError, ConflictError, MalformedError
 from keydist.ports import Confirmation, Local
 
 _LOCK_SECONDS: Final = 10.0
+_LOCK_PAUSE: Final = 0.02
 _QUARANTINED: Final = 8
 _OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, "seen.json", "public", "quarantine"})
 
@@ -135,20 +136,20 @@ class PosixKeysetDisk:
 
     @contextmanager
     def _locked(self) -> Iterator[Directory]:
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = monotonic() + _LOCK_SECONDS
         with self._root() as root:
             while True:
                 with root.locked("lock") as given:
                     if given:
                         yield root
                         return
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     raise BusyError(
                         "another keydist process holds the lock of the state directory",
                         found=f"{self._path}/lock is held for more than {_LOCK_SECONDS:.0f} s",
                         fix="look for it with: fuser " + f"{self._path}/lock",
                     )
-                time.sleep(0.02)
+                sleep(_LOCK_PAUSE)
 
     @staticmethod
     def _check_unmoved(root: Directory, based_on: Local) -> None:
@@ -158,7 +159,8 @@ class PosixKeysetDisk:
             )
         if based_on.stamp is None and (root.pointed(LIVE) is not None or FLOOR in root.names()):
             raise ConflictError(
-                "another keydist process installed the first keyset meanwhile", fix="nothing is lost: run the command again"
+                "another keydist process installed the first keyset meanwhile",
+                fix="nothing is lost: run the command again",
             )
 
     def _swing(self, root: Directory, new: Held) -> str | None:

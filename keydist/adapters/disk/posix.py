@@ -17,6 +17,7 @@ from keydist.errors import CorruptError, DiskError, DiskFullError, ReadOnlyDiskE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SHARED_READ: Final = 0o040
@@ -42,7 +43,12 @@ class System:
     mkdir = staticmethod(os.mkdir)
     rmdir = staticmethod(os.rmdir)
     unlink = staticmethod(os.unlink)
-    listdir = staticmethod(os.listdir)
+
+    @staticmethod
+    def listdir(fd: int) -> list[str]:
+        """Return the names in an open directory."""
+        return os.listdir(fd)
+
     flock = staticmethod(fcntl.flock)
 
 
@@ -51,10 +57,14 @@ def refuse(exc: OSError, path: str, doing: str) -> NoReturn:
     reason = os.strerror(exc.errno) if exc.errno else type(exc).__name__
     if exc.errno in (errno.ELOOP, errno.EMLINK):
         raise UnsafeFileError(
-            f"{path} is a symbolic link", expected="a file or directory of keydist's own", fix=f"look at it, then remove {path}"
+            f"{path} is a symbolic link",
+            expected="a file or directory of keydist's own",
+            fix=f"look at it, then remove {path}",
         ) from exc
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise DiskFullError(f"cannot {doing} {path}: {reason}", fix="free some space; what was installed is unchanged") from exc
+        raise DiskFullError(
+            f"cannot {doing} {path}: {reason}", fix="free some space; what was installed is unchanged"
+        ) from exc
     if exc.errno == errno.EROFS:
         raise ReadOnlyDiskError(
             f"cannot {doing} {path}: {reason}", fix="mount it writable; what was installed is unchanged"
@@ -66,7 +76,9 @@ def refuse(exc: OSError, path: str, doing: str) -> NoReturn:
             found=f"user {os.geteuid()}",
             fix="run keydist as that user, for example: sudo -u keydist keydist …",
         ) from exc
-    raise DiskError(f"cannot {doing} {path}: {reason}", fix="what was installed is unchanged; see the system's log") from exc
+    raise DiskError(
+        f"cannot {doing} {path}: {reason}", fix="what was installed is unchanged; see the system's log"
+    ) from exc
 
 
 class Directory:
@@ -92,7 +104,9 @@ class Directory:
             try:
                 system.mkdir(path, mode)
             except FileNotFoundError as exc:
-                raise DiskError(f"cannot create {path}: its parent is missing", fix=f"create the parent of {path}") from exc
+                raise DiskError(
+                    f"cannot create {path}: its parent is missing", fix=f"create the parent of {path}"
+                ) from exc
             except FileExistsError:
                 raise
             except OSError as exc:
@@ -111,7 +125,9 @@ class Directory:
             return None
         except NotADirectoryError as exc:
             raise UnsafeFileError(
-                f"{path} is not a directory", expected="a directory, not a link to one", fix=f"look at it, then remove {path}"
+                f"{path} is not a directory",
+                expected="a directory, not a link to one",
+                fix=f"look at it, then remove {path}",
             ) from exc
         except OSError as exc:
             refuse(exc, path, "open")
@@ -139,7 +155,9 @@ class Directory:
         self.sync()
         made = self.sub(name, mode=mode)
         if made is None:
-            raise DiskError(f"{self.path}/{name} went away while it was made", fix="look for another process at work there")
+            raise DiskError(
+                f"{self.path}/{name} went away while it was made", fix="look for another process at work there"
+            )
         made.adopt(mode=mode, gid=gid)
         return made
 
@@ -152,7 +170,7 @@ class Directory:
         except OSError as exc:
             refuse(exc, self.path, "set the mode of")
 
-    def __enter__(self) -> Directory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,7 +227,11 @@ class Directory:
                 parts.append(part)
                 size += len(part)
                 if size > most:
-                    raise CorruptError(f"{path} is too large", expected=f"at most {most} bytes", fix="keydist did not write it: remove it")
+                    raise CorruptError(
+                        f"{path} is too large",
+                        expected=f"at most {most} bytes",
+                        fix="keydist did not write it: remove it",
+                    )
         except OSError as exc:
             refuse(exc, path, "read")
         return b"".join(parts)
@@ -290,7 +312,10 @@ class Directory:
     def oldest_first(self) -> list[str]:
         """Return the names in the directory by time of last change."""
         try:
-            ages = [(self._system.stat(name, dir_fd=self.fd, follow_symlinks=False).st_ctime_ns, name) for name in self.names()]
+            ages = [
+                (self._system.stat(name, dir_fd=self.fd, follow_symlinks=False).st_ctime_ns, name)
+                for name in self.names()
+            ]
         except OSError as exc:
             refuse(exc, self.path, "list")
         return [name for _, name in sorted(ages)]

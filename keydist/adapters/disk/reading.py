@@ -110,7 +110,9 @@ def _load_live(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ..
     raise CorruptError(f"{root.path}/{LIVE} points to nothing", expected=text, found="no such directory", fix=_START)
 
 
-def _signs(root: Directory, layout: Layout, floor: Floor | None, alarms: tuple[KeydistError, ...]) -> KeydistError | None:
+def _signs(
+    root: Directory, layout: Layout, floor: Floor | None, alarms: tuple[KeydistError, ...]
+) -> KeydistError | None:
     """Return the damage where there are signs of an earlier keyset: a floor, or an archive without a live link."""
     if floor is None and not alarms:
         archive = root.sub(ARCHIVE, mode=layout.directory_mode)

@@ -47,7 +47,9 @@ def parse_floor(raw: bytes) -> Floor:
         epoch=integer(value["epoch"], "epoch", least=1),
         digest=fixed(value["digest"], DIGEST_BYTES, "digest"),
         token_id=_hex(value["token"], 10, "token"),
-        superseded=frozenset(array_of(value["superseded"], lambda v: _hex(v, 10, "superseded"), "superseded", most=_MOST)),
+        superseded=frozenset(
+            array_of(value["superseded"], lambda v: _hex(v, 10, "superseded"), "superseded", most=_MOST)
+        ),
         revoked=frozenset(array_of(value["revoked"], parse_kid, "revoked", most=_MOST)),
     )
 
@@ -60,9 +62,7 @@ def _hex(value: object, length: int, what: str) -> str:
 
 def format_confirmation(confirmation: Confirmation) -> bytes:
     """Return confirmed.json."""
-    return serialise(
-        {"epoch": confirmation.epoch, "digest": b64url_encode(confirmation.digest), "at": confirmation.at}
-    )
+    return serialise({"epoch": confirmation.epoch, "digest": b64url_encode(confirmation.digest), "at": confirmation.at})
 
 
 def parse_confirmation(raw: bytes) -> Confirmation:

@@ -74,7 +74,9 @@ def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     ]
     replicas = found.get("num_replicas", 1)
     if replicas < wanted["num_replicas"]:
-        wrong.append(f"num_replicas: found {replicas}, expected {wanted['num_replicas']} (a lost disk must not lose the key)")
+        wrong.append(
+            f"num_replicas: found {replicas}, expected {wanted['num_replicas']} (a lost disk must not lose the key)"
+        )
     return wrong
 
 

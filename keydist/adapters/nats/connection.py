@@ -7,10 +7,11 @@ error callback never throws and never prints: it wakes whoever waits for the ans
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
@@ -25,12 +26,13 @@ from keydist.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from nats.aio.msg import Msg
 
     from keydist.adapters.config import TlsConfig
 
+T = TypeVar("T")
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 2.0
@@ -62,6 +64,14 @@ class Reply:
     data: bytes
 
 
+class _Denial:
+    """A request that may be denied: how it is told, once the server said something that concerns it."""
+
+    def __init__(self, concerns: Callable[[], bool]) -> None:
+        self.concerns = concerns
+        self.event = asyncio.Event()
+
+
 class Connection:
     """A connection that is made at the first request, and made again when it was lost for good."""
 
@@ -70,7 +80,7 @@ class Connection:
         self._connect_seconds = connect_seconds
         self._client: Client | None = None
         self._denials: list[str] = []
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: set[_Denial] = set()
         self._changed = asyncio.Event()
         self._subscribed: set[str] = set()
 
@@ -91,20 +101,15 @@ class Connection:
             else:
                 self._note(str(exc))
 
-        connecting = asyncio.ensure_future(self._dial(client, on_error))
-        gave_up = asyncio.ensure_future(exhausted.wait())
         try:
-            await asyncio.wait({connecting, gave_up}, timeout=self._connect_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if connecting.done():
-                connecting.result()
+            await _first(self._dial(client, on_error), exhausted.wait(), seconds=self._connect_seconds)
+            if client.is_connected:
                 self._client = client
                 return client
         except Exception as exc:  # noqa: BLE001 - nats-py lets anything through, from OSError to binascii.Error
             failures.append(exc)
         finally:
-            gave_up.cancel()
             if self._client is None:
-                connecting.cancel()
                 await _close(client)
         raise self._not_connected(failures)
 
@@ -143,9 +148,13 @@ class Connection:
                     found=_reason(failure),
                     fix="check nats.creds_file or nats.nkey_file in the configuration, and the server's accounts",
                 )
-        found = "; ".join(sorted({_reason(failure) for failure in failures})) or f"no answer in {self._connect_seconds:g} s"
+        found = (
+            "; ".join(sorted({_reason(failure) for failure in failures})) or f"no answer in {self._connect_seconds:g} s"
+        )
         return UnreachableError(
-            f"NATS at {self._server} cannot be reached", found=found, fix="check that nats-server runs and nats.servers is right"
+            f"NATS at {self._server} cannot be reached",
+            found=found,
+            fix="check that nats-server runs and nats.servers is right",
         )
 
     # --- talking -------------------------------------------------------------------------------
@@ -158,8 +167,9 @@ class Connection:
     def _note(self, text: str) -> None:
         if "permissions violation" in text.lower():
             self._denials = [*self._denials[-15:], text.lower()]
-            for event in self._waiting:
-                event.set()
+            for denial in self._waiting:
+                if denial.concerns():
+                    denial.event.set()
 
     def _denied(self, subject: str) -> str | None:
         """Return the server's words where it denied publishing `subject`, or the inbox that answers come to."""
@@ -170,29 +180,28 @@ class Connection:
         return None
 
     async def request(
-        self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, seconds: float = REQUEST_SECONDS
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        seconds: float = REQUEST_SECONDS,
     ) -> Reply:
-        """Return the answer. Raises `UnreachableError`, `StoreTimeoutError`, `ForbiddenError`, `CredentialsRefusedError`.
+        """Return the answer; nobody listening is a `Reply` with status 503.
 
-        Nobody listening is a `Reply` with status 503.
+        Raises `UnreachableError`, `StoreTimeoutError`, `ForbiddenError`, `CredentialsRefusedError`.
         """
         client = await self._connected()
         self._denials = [text for text in self._denials if f'"{subject.lower()}"' not in text]
-        denied = asyncio.Event()
+        denied = _Denial(lambda: self._denied(subject) is not None)
         self._waiting.add(denied)
-        asking = asyncio.ensure_future(client.request(subject, payload, timeout=seconds, headers=headers))
-        waiting = asyncio.ensure_future(denied.wait())
         try:
-            while not asking.done():
-                await asyncio.wait({asking, waiting}, timeout=seconds + 1, return_when=asyncio.FIRST_COMPLETED)
-                self._raise_denied(subject)
-                if not asking.done():
-                    if waiting.done():  # a denial of something else
-                        denied.clear()
-                        waiting = asyncio.ensure_future(denied.wait())
-                        continue
-                    raise self._silent(subject)
-            return _reply(asking.result())
+            asking = client.request(subject, payload, timeout=seconds, headers=headers)
+            message = await _first(asking, denied.event.wait(), seconds=seconds + 1)
+            self._raise_denied(subject)
+            if message is None:
+                raise self._silent(subject)
+            return _reply(message)
         except nats.errors.NoRespondersError:
             return Reply(status=503, headers={}, data=b"")
         except (nats.errors.TimeoutError, TimeoutError):
@@ -200,12 +209,12 @@ class Connection:
             raise self._silent(subject) from None
         except (nats.errors.Error, OSError) as exc:
             raise UnreachableError(
-                f"the connection to NATS at {self._server} was lost", found=_reason(exc), fix="check that nats-server runs"
+                f"the connection to NATS at {self._server} was lost",
+                found=_reason(exc),
+                fix="check that nats-server runs",
             ) from exc
         finally:
             self._waiting.discard(denied)
-            waiting.cancel()
-            asking.cancel()
 
     def _silent(self, subject: str) -> KeydistError:
         return StoreTimeoutError(
@@ -247,6 +256,19 @@ class Connection:
             await _close(client)
 
 
+async def _first(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, object], *, seconds: float) -> T | None:
+    """Return what `work` returns, or None where `stop` or the time came first. Neither outlives the call."""
+    working = asyncio.ensure_future(work)  # noqa: TID251 - both end below
+    stopping = asyncio.ensure_future(stop)  # noqa: TID251
+    try:
+        await asyncio.wait({working, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
 async def _close(client: Client) -> None:
     with suppress(Exception):
         await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
@@ -255,10 +277,12 @@ async def _close(client: Client) -> None:
 def _reply(message: Msg) -> Reply:
     headers = message.headers or {}
     text = headers.get("Status", "200")
-    return Reply(status=int(text) if text.isdigit() else 200, headers=headers, data=message.data)  # noqa: PLR2004 - HTTP's OK
+    return Reply(status=int(text) if text.isdigit() else 200, headers=headers, data=message.data)
 
 
 def _reason(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
+        return os.strerror(exc.errno).lower()
     text = str(exc).removeprefix("nats: ").strip()
     return text or type(exc).__name__
 
@@ -271,6 +295,9 @@ def tls_context(files: TlsConfig) -> ssl.SSLContext:
             context.load_cert_chain(files.cert_file, files.key_file)
     except (OSError, ssl.SSLError) as exc:
         raise ConfigError(
-            "a TLS file cannot be used", expected="PEM files", found=exc.strerror or type(exc).__name__, fix="check nats.tls"
+            "a TLS file cannot be used",
+            expected="PEM files",
+            found=exc.strerror or type(exc).__name__,
+            fix="check nats.tls",
         ) from exc
     return context

@@ -28,7 +28,9 @@ def refused_by_all(urls: tuple[str, ...]) -> UnreachableError | None:
             if address is None:
                 return None
             family, target = address
-            probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+            probe = stack.enter_context(
+                socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            )
             code = probe.connect_ex(target)
             if code == errno.EINPROGRESS:
                 poller = select.poll()

@@ -78,7 +78,7 @@ class NatsKeysetStore:
         if code == _NO_STREAM:
             return Absent(why=Absence.BUCKET_MISSING)
         _raise_error(answer)
-        message = answer.get("message")
+        message: Any = answer.get("message")
         try:
             headers = _headers(base64.b64decode(message.get("hdrs", ""), validate=True))
             data = base64.b64decode(message.get("data", ""), validate=True)
@@ -153,7 +153,9 @@ class NatsKeysetStore:
         if _error_code(info) != _NO_STREAM:
             _raise_error(info)
             found = info.get("config")
-            return False, streams.problems(found if isinstance(found, dict) else {}, config(bucket, replicas=replicas or 1))
+            return False, streams.problems(
+                found if isinstance(found, dict) else {}, config(bucket, replicas=replicas or 1)
+            )
         count = replicas or (_CLUSTER_REPLICAS if self._connection.is_clustered else 1)
         wanted = config(bucket, replicas=count)
         answer = _parse(await self._connection.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps(wanted).encode()))
@@ -229,11 +231,17 @@ def _raise_error(answer: dict[str, Any]) -> None:
         return
     if code in _JETSTREAM_OFF:
         raise UnreachableError(
-            "JetStream is not enabled for this account", found=_description(answer), fix="enable it in nats-server's configuration"
+            "JetStream is not enabled for this account",
+            found=_description(answer),
+            fix="enable it in nats-server's configuration",
         )
     # Full, electing a leader, out of resources: all of it may pass.
-    raise StoreTimeoutError(f"JetStream refuses: {_description(answer)}", found=f"error {code}", fix="see the log of nats-server")
+    raise StoreTimeoutError(
+        f"JetStream refuses: {_description(answer)}", found=f"error {code}", fix="see the log of nats-server"
+    )
 
 
 def _unexpected(reply: Reply) -> KeydistError:
-    return StoreTimeoutError("the store gave an answer that is not understood", found=f"status {reply.status}", fix="check nats-server")
+    return StoreTimeoutError(
+        "the store gave an answer that is not understood", found=f"status {reply.status}", fix="check nats-server"
+    )
