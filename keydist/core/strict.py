@@ -80,12 +80,14 @@ def parse_object(raw: bytes, what: str) -> dict[str, Any]:
             parse_int=_integer,
         )
     except MalformedError as exc:
-        raise MalformedError(f"{what}: {exc.message}", expected=exc.expected) from exc
-    except (ValueError, RecursionError) as exc:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise MalformedError(f"{what} is not JSON", expected="one JSON object in UTF-8") from exc
-    if not isinstance(value, dict):
-        raise MalformedError(f"{what} is not a JSON object", expected="an object")
-    return value
+        problem = MalformedError(f"{what}: {exc.message}", expected=exc.expected)
+    except (ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        problem = MalformedError(f"{what} is not JSON", expected="one JSON object in UTF-8")
+    else:
+        if isinstance(value, dict):
+            return value
+        problem = MalformedError(f"{what} is not a JSON object", expected="an object")
+    raise problem  # outside the handlers: what they caught carries the whole text, which may hold private keys
 
 
 def serialise(value: Mapping[str, object]) -> bytes:

@@ -112,10 +112,9 @@ def parse_token_file(raw: bytes) -> tuple[BootstrapToken, ...]:
     """
     if len(raw) > MAX_FILE:
         raise TokenError("the token file is too large", expected=f"at most {MAX_FILE} bytes", fix=_FIX)
-    try:
-        text = raw.decode("ascii")
-    except UnicodeDecodeError as exc:
-        raise TokenError("the token file is not ASCII text", fix=_FIX) from exc
+    if not raw.isascii():  # asked, not caught: a UnicodeDecodeError carries the bytes, which are secret
+        raise TokenError("the token file is not ASCII text", fix=_FIX)
+    text = raw.decode("ascii")
     if not text.strip():
         raise TokenError("the token file is empty", expected="one or two tokens, one a line", fix=_FIX)
     lines = text.removesuffix("\n").split("\n")
