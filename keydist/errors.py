@@ -168,6 +168,12 @@ class NotYetError(TransientError):
     code = "not-yet"
 
 
+class OutdatedError(TransientError):
+    """The store holds a later epoch than this node."""
+
+    code = "outdated"
+
+
 class BusyError(TransientError):
     """Another keydist process holds the lock of this state directory."""
 

@@ -16,9 +16,9 @@ def main() -> None:
                 sys.exit(run(options))
             except KeyboardInterrupt:
                 sys.exit(130)
-    from keydist.cli.app import app  # noqa: PLC0415 - typer costs 50 ms
+    from keydist.cli.app import run_app  # noqa: PLC0415 - typer costs 50 ms
 
-    app()
+    sys.exit(run_app())
 
 
 if __name__ == "__main__":

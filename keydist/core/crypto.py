@@ -12,8 +12,9 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Final
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import InternalError, InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -35,11 +36,15 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 KEY_BYTES: Final = 32
 IV_BYTES: Final = 12
 TAG_BYTES: Final = 16
+_P256_BYTES: Final = 32
 RSA_ALGS: Final = frozenset({"RS256", "PS256"})
 SIGNING_ALGS: Final = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
 RSA_BITS: Final = (2048, 4096)
 """The smallest and the largest RSA modulus that is accepted, in bits."""
 RSA_EXPONENT: Final = 65537
+
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
+"""What cryptography raises for bytes that are no key; the last for an X448 or Ed448 key of another length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +136,7 @@ def load_private(pkcs8: bytes, alg: str, *, validate: bool) -> PrivateKey:
     """
     try:
         key = load_der_private_key(pkcs8, None, unsafe_skip_rsa_key_validation=not validate)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise MalformedError("a private key cannot be read", expected="unencrypted PKCS#8 in DER") from None
     if not isinstance(key, PrivateKey):
         raise MalformedError("a private key has an unsupported type", expected="RSA, P-256 or Ed25519")
@@ -150,7 +155,7 @@ def public_of_spki(spki: bytes, alg: str) -> PublicPart:
     """Check a SubjectPublicKeyInfo (DER, one encoding) for `alg`. Raises `MalformedError`."""
     try:
         key = load_der_public_key(spki)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise MalformedError("a public key cannot be read", expected="SubjectPublicKeyInfo in DER") from None
     if not isinstance(key, PublicKey):
         raise MalformedError("a public key has an unsupported type", expected="RSA, P-256 or Ed25519")
@@ -158,3 +163,42 @@ def public_of_spki(spki: bytes, alg: str) -> PublicPart:
     if part.spki != spki:
         raise MalformedError("a public key is not in its one encoding", expected="SubjectPublicKeyInfo in DER")
     return part
+
+
+def sign(private: PrivateKey, alg: str, message: bytes) -> bytes:
+    """Return a JWS signature of `message` (RFC 7518, section 3; RFC 8037).
+
+    The key was checked for `alg` when it was loaded.
+    """
+    if isinstance(private, rsa.RSAPrivateKey):
+        return private.sign(message, _rsa_padding(alg), SHA256())
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        r, s = decode_dss_signature(private.sign(message, ec.ECDSA(SHA256())))
+        return r.to_bytes(_P256_BYTES, "big") + s.to_bytes(_P256_BYTES, "big")
+    return private.sign(message)
+
+
+def verify(spki: bytes, alg: str, message: bytes, signature: bytes) -> bool:
+    """Tell whether a JWS signature is `alg`'s over `message`, for a public key in SubjectPublicKeyInfo (DER)."""
+    public = load_der_public_key(spki)
+    try:
+        if isinstance(public, rsa.RSAPublicKey):
+            public.verify(signature, message, _rsa_padding(alg), SHA256())
+        elif isinstance(public, ec.EllipticCurvePublicKey):
+            if len(signature) != 2 * _P256_BYTES:
+                return False
+            r, s = (int.from_bytes(part, "big") for part in (signature[:_P256_BYTES], signature[_P256_BYTES:]))
+            public.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
+        elif isinstance(public, ed25519.Ed25519PublicKey):
+            public.verify(signature, message)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _rsa_padding(alg: str) -> padding.AsymmetricPadding:
+    if alg == "PS256":
+        return padding.PSS(mgf=padding.MGF1(SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
+    return padding.PKCS1v15()

@@ -22,14 +22,15 @@ from keydist.errors import (
     RefusedGenesisError,
     RollbackError,
     StoreLostError,
-    StoreTimeoutError,
     TransientError,
     TrustError,
     UnprovenAncestryError,
     UnreachableError,
+    UnsupportedError,
     WaitTimeoutError,
 )
 from keydist.services.observe import Observation, confirmation, observe, on_disk
+from keydist.services.put_back import put_back
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,6 +69,14 @@ class Node:
     clock: Clock
     demands: Demands
     role: Role
+
+    async def observe(self, local: Local, *, from_leader: bool) -> Observation:
+        """Read the store and judge what is there; see `observe`."""
+        return await observe(self.store, self.clock, self.demands, local, from_leader=from_leader)
+
+    async def put_back(self, seen: Observation, held: Held, local: Local) -> Observation:
+        """Put an envelope back where the store lost it; see `put_back`."""
+        return await put_back(seen, held, store=self.store, clock=self.clock, demands=self.demands, local=local)
 
 
 async def bootstrap(
@@ -157,13 +166,11 @@ class _Bootstrap:
             case Action.GENERATE:
                 return await self._generate(seen)
             case Action.ACCEPT:
-                how = "adopted" if is_leader and on_disk(self.local) is OnDisk.NOTHING else "retrieved"
-                return await self._accept(seen, how, confirmed=is_leader)
+                return await self._accept(seen, self._how(seen), confirmed=is_leader)
             case Action.REPUBLISH:
                 return await self._republish(seen)
             case Action.DONE:
-                await self._confirm(seen, confirmed=is_leader)
-                return self._start(how="unchanged")
+                return await self._unchanged(seen, confirmed=is_leader)
             case Action.START:
                 self._keep_refused(seen)
                 return self._start(seen.error or _lost(seen))
@@ -176,11 +183,15 @@ class _Bootstrap:
                 raise self._wait(seen)
 
     async def _observe(self, *, from_leader: bool) -> Observation:
-        node = self._node
-        return await observe(node.store, node.clock, node.demands, self.local, from_leader=from_leader)
+        return await self._node.observe(self.local, from_leader=from_leader)
 
     def _start(self, *alarms: KeydistError, how: str = "from-disk") -> Outcome:
         return start_from_disk(self._node.disk, self.local, *alarms, now=self._node.clock.now(), how=how)
+
+    def _how(self, seen: Observation) -> str:
+        if self._candidate is not None and seen.envelope == self._candidate:
+            return "generated"
+        return "adopted" if self._node.role is Role.LEADER and on_disk(self.local) is OnDisk.NOTHING else "retrieved"
 
     # --- taking --------------------------------------------------------------------------------
 
@@ -207,17 +218,24 @@ class _Bootstrap:
             seen = await self._observe(from_leader=True)
             if seen.found is InStore.SAME:
                 self._keep_confirmation(seen)
+            elif seen.accepted is None:
+                alarms += (seen.error or _lost(seen),)
         if self.local.held is None:
             raise self.local.damage or CorruptError(
                 "the keyset that was just installed is gone", fix="look at the disk"
             )
         return Outcome(how=how, held=self.local.held, alarms=alarms + self.local.alarms, changed=True)
 
-    async def _confirm(self, seen: Observation, *, confirmed: bool) -> None:
+    async def _unchanged(self, seen: Observation, *, confirmed: bool) -> Outcome:
+        """Confirm what is on disk; the stream leader may know better than the replica that was read."""
         if not confirmed:
             seen = await self._observe(from_leader=True)
-        if seen.found is InStore.SAME:
-            self._keep_confirmation(seen)
+        if seen.accepted is not None:
+            return await self._accept(seen, "retrieved", confirmed=True)
+        if seen.found is not InStore.SAME:
+            return self._start(seen.error or _lost(seen), how="unchanged")
+        self._keep_confirmation(seen)
+        return self._start(how="unchanged")
 
     def _keep_confirmation(self, seen: Observation) -> None:
         found = confirmation(self.local, seen.sent)
@@ -227,7 +245,10 @@ class _Bootstrap:
                 self._node.disk.confirm(found)
 
     def _keep_refused(self, seen: Observation) -> None:
-        if seen.envelope is not None and isinstance(seen.error, TrustError):
+        """Keep what was refused for inspection; a later version is no damage."""
+        if seen.envelope is None or isinstance(seen.error, UnsupportedError):
+            return
+        if isinstance(seen.error, TrustError):
             with suppress(DiskError):
                 self._node.disk.quarantine(seen.envelope)
 
@@ -239,33 +260,25 @@ class _Bootstrap:
             self._candidate = await self._first_envelope()
         if seen.found is InStore.BUCKET_MISSING:
             await node.store.create_bucket()
-        with suppress(ConflictError, StoreTimeoutError):
+        with suppress(TransientError):  # an acknowledgement may be lost in more than one way
             await node.store.write_first(self._candidate)
         back = await self._observe(from_leader=True)
         if back.accepted is not None:
-            mine = back.envelope == self._candidate
-            return await self._accept(back, "generated" if mine else "adopted", confirmed=True)
-        raise back.error or NotYetError("the first key was written, but cannot be read back yet")
+            return await self._accept(back, self._how(back), confirmed=True)
+        raise back.error or NotYetError("the first key cannot be read back yet", found=_ABSENT.get(back.found, ""))
 
     async def _republish(self, seen: Observation) -> Outcome:
         """Put this node's envelope back where the store lost it. What fails is an alarm: the keyset is on disk."""
-        store, held = self._node.store, self.local.held
+        node, held = self._node, self.local.held
         alarm = seen.error or _lost(seen)
         if held is None:  # pragma: no cover - the table republishes verified keysets only
             raise alarm
         try:
-            if seen.found is InStore.BUCKET_MISSING:
-                await store.create_bucket()
-            with suppress(StoreTimeoutError):
-                if seen.found in (InStore.BUCKET_MISSING, InStore.NEVER_WRITTEN):
-                    await store.write_first(held.envelope)
-                else:
-                    await store.replace(held.envelope, revision=seen.revision)
+            back = await node.put_back(seen, held, self.local)
         except ConflictError:
             raise  # somebody else wrote: read again, decide again
         except KeydistError as exc:
             return self._start(alarm, exc)
-        back = await self._observe(from_leader=True)
         if back.found is not InStore.SAME:
             return self._start(alarm, back.error or _lost(back))
         self._keep_confirmation(back)
@@ -294,6 +307,13 @@ class _Bootstrap:
                 expected=f"lineage {self._node.demands.lineage}",
                 found=_ABSENT[seen.found],
                 fix="start a leader that has the keyset, restore a backup, or remove lineage: for a new cluster",
+            )
+        if seen.found is InStore.ABSENT:
+            return RefusedGenesisError(
+                "no key is generated: this user may not ask whether there ever was one",
+                expected="a bucket that was never written",
+                found=_ABSENT[seen.found],
+                fix="allow this leader $JS.API.STREAM.INFO of the bucket's stream: keydist store config",
             )
         return RefusedGenesisError(
             f"no key is generated: {_ABSENT[seen.found]}, so this cluster had one",

@@ -8,6 +8,7 @@ from keydist.core.accept import Accepted, Demands, Unchanged, accept
 from keydist.core.envelope import digest
 from keydist.core.restart import InStore, OnDisk
 from keydist.errors import (
+    ConfigError,
     CredentialsRefusedError,
     ForbiddenError,
     KeydistError,
@@ -55,7 +56,7 @@ async def observe(
         read = await store.read(from_leader=from_leader)
     except TransientError as exc:
         return Observation(found=InStore.UNREACHABLE, sent=sent, error=exc)
-    except (ForbiddenError, CredentialsRefusedError) as exc:
+    except (ForbiddenError, CredentialsRefusedError, ConfigError) as exc:  # or credentials that cannot be read
         return Observation(found=InStore.FORBIDDEN, sent=sent, error=exc)
     if isinstance(read, Absent):
         return Observation(found=_ABSENT[read.why], sent=sent, revision=read.revision, error=None)

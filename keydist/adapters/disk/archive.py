@@ -1,12 +1,15 @@
 """One installed keyset as files: what is written for it, and how it is read back and checked.
 
 `sums` tells damage from design: where it stands, every file must match it; where it is absent, everything is
-validated from scratch, primes included. 'No matching token' and 'unknown version' are not damage.
+validated from scratch, primes included. 'No matching token' and 'unknown version' are not damage; nor is a
+commitment to another secret, which shows a wrong token file where the checksums match.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +19,7 @@ from keydist.core.envelope import MAX_ENVELOPE, Place, parse_envelope
 from keydist.core.jwk import jwk_set
 from keydist.core.plaintext import parse_keyset
 from keydist.core.strict import serialise
-from keydist.errors import CorruptError, KeydistError, MalformedError, TrustError
+from keydist.errors import CorruptError, KeydistError, MalformedError, TamperedError, WrongTokenError
 
 if TYPE_CHECKING:
     from keydist.adapters.disk.posix import Directory
@@ -27,6 +30,9 @@ PLAINTEXT: Final = "keyset.json"
 PEM: Final = "signing-key.pem"
 JWKS: Final = "jwks.json"
 SUMS: Final = "sums"
+
+SEALED_FILES: Final = frozenset({ENVELOPE, JWKS, SUMS})
+"""The files that hold no plaintext: all that an archive directory has where `at_rest` is sealed."""
 
 _PRIVATE: Final = frozenset({ENVELOPE, PLAINTEXT, PEM, SUMS})
 _MOST: Final = 2 * MAX_ENVELOPE
@@ -68,16 +74,23 @@ def render(held: Held, *, sealed: bool) -> dict[str, bytes]:
     return files | {SUMS: format_sums(files)}
 
 
-def is_sealed(directory: Directory) -> bool:
-    """Tell whether an archive directory was written without plaintext."""
-    return PLAINTEXT not in directory.names()
+def is_laid_out(directory: Directory, layout: Layout) -> bool:
+    """Tell whether an archive directory is plain or sealed, and shared with the group, as `layout` says."""
+    names = set(directory.names())
+    if not directory.is_shared(mode=layout.directory_mode, gid=layout.gid):
+        return False
+    if layout.sealed:
+        return names <= SEALED_FILES
+    if PLAINTEXT not in names:
+        return False
+    return layout.gid is None or directory.group_of(PEM) == (layout.file_mode(PEM), layout.gid)
 
 
 def read_archive(directory: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Held:
     """Return the verified keyset of an archive directory.
 
-    Raises `CorruptError` (damage), `UnsupportedError`, `WrongTokenError`, `ForeignClusterError` (not damage),
-    `UnsafeFileError`, `WrongUserError`, `DiskError`.
+    Raises `CorruptError` (damage), `UnsupportedError`, `WrongTokenError`, `CommitmentError`, `ForeignClusterError`
+    (not damage), `UnsafeFileError`, `WrongUserError`, `DiskError`.
     """
     names = [name for name in directory.names() if not name.startswith(".")]
     files = {name: _read(directory, name, layout) for name in names}
@@ -86,23 +99,34 @@ def read_archive(directory: Directory, layout: Layout, tokens: tuple[BootstrapTo
         raise _corrupt(directory, f"{ENVELOPE} is missing")
     if sums is not None and sums != format_sums(files):
         raise _corrupt(directory, "its files do not match their checksums")
+    demands = Demands(place=layout.place, tokens=tokens)
     try:
-        envelope = parse_envelope(files[ENVELOPE])
-        check_place(envelope, layout.place)
-        if PLAINTEXT not in files:
-            return open_held(files[ENVELOPE], Demands(place=layout.place, tokens=tokens))
-        header = envelope.header
-        keyset = parse_keyset(
-            files[PLAINTEXT], lineage=header.lineage, epoch=header.epoch, issued=header.issued, validate=sums is None
-        )
-    except (MalformedError, TrustError) as exc:
-        if isinstance(exc, MalformedError) or exc.code in {"commitment", "tampered"}:
-            raise _corrupt(directory, exc.message) from exc
-        raise
-    held = Held(keyset=keyset, envelope=files[ENVELOPE], plaintext=files[PLAINTEXT], token_id=header.token_id)
-    if sums is None and files != {name: data for name, data in render(held, sealed=False).items() if name != SUMS}:
-        raise _corrupt(directory, "its files do not fit each other")
+        held = _open(files, demands, validate=sums is None)
+        if sums is None and not _fit(files, held, demands):
+            raise _corrupt(directory, "its files do not fit each other")
+    except (MalformedError, TamperedError) as exc:
+        raise _corrupt(directory, exc.message) from exc
     return held
+
+
+def _open(files: Mapping[str, bytes], demands: Demands, *, validate: bool) -> Held:
+    envelope = files[ENVELOPE]
+    header = parse_envelope(envelope)
+    check_place(header, demands.place)
+    if PLAINTEXT not in files:
+        return open_held(envelope, demands)
+    plaintext, head = files[PLAINTEXT], header.header
+    keyset = parse_keyset(plaintext, lineage=head.lineage, epoch=head.epoch, issued=head.issued, validate=validate)
+    return Held(keyset=keyset, envelope=envelope, plaintext=plaintext, token_id=head.token_id)
+
+
+def _fit(files: Mapping[str, bytes], held: Held, demands: Demands) -> bool:
+    """Tell whether files that no checksum vouches for are those of one keyset; the envelope too, where it opens."""
+    with suppress(WrongTokenError):
+        if open_held(held.envelope, demands).plaintext != held.plaintext:
+            return False
+    expected = render(held, sealed=PLAINTEXT not in files)
+    return files == {name: data for name, data in expected.items() if name != SUMS}
 
 
 def _read(directory: Directory, name: str, layout: Layout) -> bytes:

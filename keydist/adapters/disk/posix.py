@@ -1,7 +1,7 @@
 """One directory held open by descriptor: checked reads, durable writes, no link is ever followed.
 
-Owners and modes are checked on opened descriptors and refused, never repaired. Every system call goes through
-`System`, so that tests can stop the process before any one of them or let it fail.
+Owners and modes are checked on opened descriptors and refused, never repaired. Only a directory that is to be
+shared with a group, and is not yet, gets that group.
 """
 
 from __future__ import annotations
@@ -11,74 +11,25 @@ import fcntl
 import os
 import stat
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from keydist.errors import CorruptError, DiskError, DiskFullError, ReadOnlyDiskError, UnsafeFileError, WrongUserError
+from keydist.adapters.disk.system import System, refuse
+from keydist.errors import CorruptError, DiskError, UnsafeFileError, WrongUserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
 
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SHARED_READ: Final = 0o040
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
+_OWN: Final = 0o700
+_ANY: Final = 0o777
 
 
-class System:
-    """The system calls that touch the state directory, one attribute each."""
-
-    open = staticmethod(os.open)
-    close = staticmethod(os.close)
-    fstat = staticmethod(os.fstat)
-    stat = staticmethod(os.stat)
-    read = staticmethod(os.read)
-    write = staticmethod(os.write)
-    fsync = staticmethod(os.fsync)
-    fchmod = staticmethod(os.fchmod)
-    fchown = staticmethod(os.fchown)
-    rename = staticmethod(os.rename)
-    symlink = staticmethod(os.symlink)
-    readlink = staticmethod(os.readlink)
-    mkdir = staticmethod(os.mkdir)
-    rmdir = staticmethod(os.rmdir)
-    unlink = staticmethod(os.unlink)
-
-    @staticmethod
-    def listdir(fd: int) -> list[str]:
-        """Return the names in an open directory."""
-        return os.listdir(fd)
-
-    flock = staticmethod(fcntl.flock)
-
-
-def refuse(exc: OSError, path: str, doing: str) -> NoReturn:
-    """Raise the error of the family that fits an `OSError`."""
-    reason = os.strerror(exc.errno) if exc.errno else type(exc).__name__
-    if exc.errno in (errno.ELOOP, errno.EMLINK):
-        raise UnsafeFileError(
-            f"{path} is a symbolic link",
-            expected="a file or directory of keydist's own",
-            fix=f"look at it, then remove {path}",
-        ) from exc
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise DiskFullError(
-            f"cannot {doing} {path}: {reason}", fix="free some space; what was installed is unchanged"
-        ) from exc
-    if exc.errno == errno.EROFS:
-        raise ReadOnlyDiskError(
-            f"cannot {doing} {path}: {reason}", fix="mount it writable; what was installed is unchanged"
-        ) from exc
-    if exc.errno in (errno.EACCES, errno.EPERM):
-        raise WrongUserError(
-            f"cannot {doing} {path}: {reason}",
-            expected="the user that owns the state directory",
-            found=f"user {os.geteuid()}",
-            fix="run keydist as that user, for example: sudo -u keydist keydist …",
-        ) from exc
-    raise DiskError(
-        f"cannot {doing} {path}: {reason}", fix="what was installed is unchanged; see the system's log"
-    ) from exc
+def is_temporary(name: str) -> bool:
+    """Tell whether a name is one that `replace`, `point` or a half-built archive directory had before its rename."""
+    return name.startswith(".") and name.endswith(".new")
 
 
 class Directory:
@@ -88,6 +39,7 @@ class Directory:
         self.fd = fd
         self.path = path
         self._system = system
+        self._found: tuple[int, int] | None = None
 
     @classmethod
     def open_root(cls, path: str, *, mode: int, system: System) -> Directory | None:
@@ -99,10 +51,10 @@ class Directory:
         """Open a top directory, made with `mode` and group where it is absent. Its parents are the operator's."""
         found = cls._open(path, None, path, mode, system)
         if found is not None:
-            return found
+            return found._completed(mode=mode, gid=gid)
         with suppress(FileExistsError):
             try:
-                system.mkdir(path, mode)
+                system.mkdir(path, _OWN)
             except FileNotFoundError as exc:
                 raise DiskError(
                     f"cannot create {path}: its parent is missing", fix=f"create the parent of {path}"
@@ -111,11 +63,8 @@ class Directory:
                 raise
             except OSError as exc:
                 refuse(exc, path, "create")
-        made = cls._open(path, None, path, mode, system)
-        if made is None:
-            raise DiskError(f"{path} went away while it was made", fix="look for another process at work there")
-        made.adopt(mode=mode, gid=gid)
-        return made
+        made = cls._there(cls._open(path, None, path, mode, system), path)
+        return made._shared(mode=mode, gid=gid)
 
     @classmethod
     def _open(cls, name: str, parent: int | None, path: str, mode: int, system: System) -> Directory | None:
@@ -131,13 +80,20 @@ class Directory:
             ) from exc
         except OSError as exc:
             refuse(exc, path, "open")
-        found = cls(fd, path, system)
+        opened = cls(fd, path, system)
         try:
-            found._check(system.fstat(fd), path, forbidden=_OTHERS & ~mode)
+            found = opened._examine(fd, path, forbidden=_OTHERS & ~mode)
         except BaseException:
-            found.close()
+            opened.close()
             raise
-        return found
+        opened._found = stat.S_IMODE(found.st_mode), found.st_gid
+        return opened
+
+    @staticmethod
+    def _there(made: Directory | None, path: str) -> Directory:
+        if made is None:
+            raise DiskError(f"{path} went away while it was made", fix="look for another process at work there")
+        return made
 
     def sub(self, name: str, *, mode: int) -> Directory | None:
         """Open a subdirectory; None where there is none."""
@@ -147,30 +103,47 @@ class Directory:
         """Open a subdirectory, made durable with `mode` and group where it is absent."""
         found = self.sub(name, mode=mode)
         if found is not None:
-            return found
+            return found._completed(mode=mode, gid=gid)
         try:
-            self._system.mkdir(name, mode, dir_fd=self.fd)
+            self._system.mkdir(name, _OWN, dir_fd=self.fd)
         except OSError as exc:
             refuse(exc, f"{self.path}/{name}", "create")
         self.sync()
-        made = self.sub(name, mode=mode)
-        if made is None:
-            raise DiskError(
-                f"{self.path}/{name} went away while it was made", fix="look for another process at work there"
-            )
-        made.adopt(mode=mode, gid=gid)
-        return made
+        return self._there(self.sub(name, mode=mode), f"{self.path}/{name}")._shared(mode=mode, gid=gid)
 
-    def adopt(self, *, mode: int, gid: int | None) -> None:
-        """Give a directory that was just made its mode (the umask may have narrowed it) and group."""
+    def is_shared(self, *, mode: int, gid: int | None) -> bool:
+        """Tell whether the group was let in when this directory was opened; True where there is no group."""
+        return gid is None or self._found == (mode, gid)
+
+    def _completed(self, *, mode: int, gid: int | None) -> Directory:
+        """Return this directory, shared where a crash came before that or `group:` was set since."""
+        return self if self.is_shared(mode=mode, gid=gid) else self._shared(mode=mode, gid=gid)
+
+    def _shared(self, *, mode: int, gid: int | None) -> Directory:
         try:
-            self._system.fchmod(self.fd, mode)
-            if gid is not None:
-                self._system.fchown(self.fd, -1, gid)
+            self._give(self.fd, self.path, mode=mode, gid=gid)
         except OSError as exc:
+            self.close()
             refuse(exc, self.path, "set the mode of")
+        except BaseException:
+            self.close()
+            raise
+        return self
 
-    def __enter__(self) -> Self:
+    def _give(self, fd: int, path: str, *, mode: int, gid: int | None) -> None:
+        """Set group, then mode: whatever the umask, and never readable by a group that is not meant."""
+        if gid is not None:
+            try:
+                self._system.fchown(fd, -1, gid)
+            except PermissionError as exc:
+                raise WrongUserError(
+                    f"{path} cannot be given to the configured group",
+                    expected=f"user {os.geteuid()} to be a member of group {gid}",
+                    fix="add keydist's user to the group of group:, then start it anew",
+                ) from exc
+        self._system.fchmod(fd, mode)
+
+    def __enter__(self) -> Directory:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,9 +151,21 @@ class Directory:
 
     def close(self) -> None:
         """Close the descriptor."""
-        self._system.close(self.fd)
+        self._close(self.fd)
 
-    def _check(self, found: os.stat_result, path: str, *, forbidden: int) -> None:
+    def _close(self, fd: int) -> None:
+        # Nothing was written through it that was not synced, and it is closed even where this fails.
+        with suppress(OSError):
+            self._system.close(fd)
+
+    def _examine(self, fd: int, path: str, *, forbidden: int, regular: bool = False) -> os.stat_result:
+        """Return what an opened descriptor is, refusing another kind, another owner and `forbidden` mode bits."""
+        try:
+            found = self._system.fstat(fd)
+        except OSError as exc:
+            refuse(exc, path, "examine")
+        if regular and not stat.S_ISREG(found.st_mode):
+            raise UnsafeFileError(f"{path} is not a regular file", fix=f"look at it, then remove {path}")
         if found.st_uid != os.geteuid():
             raise WrongUserError(
                 f"{path} belongs to another user",
@@ -196,12 +181,13 @@ class Directory:
                 found=f"mode {mode:04o}",
                 fix=f"find out who could read it, then: chmod {mode & ~forbidden:04o} {path}",
             )
+        return found
 
     def read(self, name: str, *, most: int, private: bool = False, group: bool = False) -> bytes | None:
         """Return a regular file's bytes, or None where there is none.
 
         `private`: no mode bits for others, but for the group's read where `group`. Raises `UnsafeFileError`,
-        `WrongUserError`, `DiskError` (also for more than `most` bytes).
+        `WrongUserError`, `DiskError`, `CorruptError` (more than `most` bytes).
         """
         path = f"{self.path}/{name}"
         try:
@@ -211,14 +197,11 @@ class Directory:
         except OSError as exc:
             refuse(exc, path, "open")
         try:
-            found = self._system.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise UnsafeFileError(f"{path} is not a regular file", fix=f"look at it, then remove {path}")
             forbidden = _OTHERS if private else _OTHERS_WRITE
-            self._check(found, path, forbidden=forbidden & ~(_SHARED_READ if group else 0))
+            self._examine(fd, path, forbidden=forbidden & ~(_SHARED_READ if group else 0), regular=True)
             return self._read_all(fd, path, most)
         finally:
-            self._system.close(fd)
+            self._close(fd)
 
     def _read_all(self, fd: int, path: str, most: int) -> bytes:
         parts, size = [], 0
@@ -240,11 +223,12 @@ class Directory:
         """Create a file that must not exist, write it whole and sync it. The directory is not yet synced."""
         path = f"{self.path}/{name}"
         try:
-            fd = self._system.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, mode, dir_fd=self.fd)
+            fd = self._system.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=self.fd)
+        except OSError as exc:
+            refuse(exc, path, "create")
+        try:
             try:
-                self._system.fchmod(fd, mode)
-                if gid is not None:
-                    self._system.fchown(fd, -1, gid)
+                self._give(fd, path, mode=mode, gid=gid)
                 rest = memoryview(data)
                 while rest:
                     rest = rest[self._system.write(fd, rest) :]
@@ -252,6 +236,8 @@ class Directory:
             finally:
                 self._system.close(fd)
         except OSError as exc:
+            with suppress(OSError):  # on a full disk half a file is in the way
+                self._system.unlink(name, dir_fd=self.fd)
             refuse(exc, path, "write")
 
     def replace(self, name: str, data: bytes, *, mode: int, gid: int | None = None) -> None:
@@ -302,6 +288,18 @@ class Directory:
         except OSError as exc:
             refuse(exc, self.path, "sync")
 
+    def sync_own_entry(self) -> None:
+        """Make this directory itself durable, by syncing its parent, where this user may open that."""
+        try:
+            fd = self._system.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        except PermissionError:
+            return
+        except OSError as exc:
+            refuse(exc, f"{self.path}/..", "open")
+        parent = Directory(fd, f"{self.path}/..", self._system)
+        with parent:
+            parent.sync()
+
     def names(self) -> list[str]:
         """Return the names in the directory, sorted."""
         try:
@@ -309,16 +307,20 @@ class Directory:
         except OSError as exc:
             refuse(exc, self.path, "list")
 
+    def group_of(self, name: str) -> tuple[int, int]:
+        """Return the mode and the group of a file."""
+        found = self._stat(name)
+        return stat.S_IMODE(found.st_mode), found.st_gid
+
     def oldest_first(self) -> list[str]:
         """Return the names in the directory by time of last change."""
+        return sorted(self.names(), key=lambda name: (self._stat(name).st_ctime_ns, name))
+
+    def _stat(self, name: str) -> os.stat_result:
         try:
-            ages = [
-                (self._system.stat(name, dir_fd=self.fd, follow_symlinks=False).st_ctime_ns, name)
-                for name in self.names()
-            ]
+            return self._system.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except OSError as exc:
-            refuse(exc, self.path, "list")
-        return [name for _, name in sorted(ages)]
+            refuse(exc, f"{self.path}/{name}", "examine")
 
     def remove(self, name: str) -> None:
         """Remove a file, a link, or a directory with the files in it; absent is fine."""
@@ -332,7 +334,7 @@ class Directory:
             refuse(exc, f"{self.path}/{name}", "remove")
 
     def _remove_directory(self, name: str) -> None:
-        inner = self._open(name, self.fd, f"{self.path}/{name}", 0o777, self._system)
+        inner = self.sub(name, mode=_ANY)
         if inner is not None:
             with inner:
                 for entry in inner.names():
@@ -341,6 +343,12 @@ class Directory:
             self._system.rmdir(name, dir_fd=self.fd)
         except OSError as exc:
             refuse(exc, f"{self.path}/{name}", "remove")
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written."""
+        for name in self.names():
+            if is_temporary(name):
+                self.remove(name)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:
@@ -351,9 +359,11 @@ class Directory:
         except OSError as exc:
             refuse(exc, path, "open")
         try:
+            # Whoever may open it may hold it against keydist for ever.
+            self._examine(fd, path, forbidden=_OTHERS, regular=True)
             yield self._lock(fd, path)
         finally:
-            self._system.close(fd)
+            self._close(fd)
 
     def _lock(self, fd: int, path: str) -> bool:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import nats.errors
 from nats.aio.client import Client
 
+from keydist.adapters.nats.credentials import credential_options, tls_context
 from keydist.errors import (
-    ConfigError,
     CredentialsRefusedError,
     ForbiddenError,
     KeydistError,
@@ -37,7 +36,8 @@ CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 2.0
 _PING_SECONDS: Final = 10
-_REFUSED: Final = ("authorization violation", "authentication", "nkey", "jwt", "credentials", "account")
+_KEPT: Final = 15
+_REFUSED: Final = ("authorization violation", "authentication expired", "authentication revoked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,8 @@ class Connection:
         self._server = server
         self._connect_seconds = connect_seconds
         self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._failures: list[Exception] = []
         self._denials: list[str] = []
         self._waiting: set[_Denial] = set()
         self._changed = asyncio.Event()
@@ -87,31 +89,35 @@ class Connection:
     # --- connecting ----------------------------------------------------------------------------
 
     async def _connected(self) -> Client:
-        if self._client is not None and not self._client.is_closed:
+        async with self._connecting:
+            if self._client is None or self._client.is_closed:
+                self._client = None
+                self._client = await self._connect()
             return self._client
-        self._client, self._denials = None, []
+
+    async def _connect(self) -> Client:
+        self._failures, self._denials = [], []
         self._subscribed.clear()
-        client, failures, exhausted = Client(), [], asyncio.Event()
+        client, exhausted = Client(), asyncio.Event()
 
         async def on_error(exc: Exception) -> None:
-            if self._client is None:
-                failures.append(exc)
-                if len(failures) >= len(self._server.urls):
-                    exhausted.set()
-            else:
-                self._note(str(exc))
+            self._note(exc)
+            if len(self._failures) >= len(self._server.urls):
+                exhausted.set()
 
+        connected = False
         try:
             await _first(self._dial(client, on_error), exhausted.wait(), seconds=self._connect_seconds)
-            if client.is_connected:
-                self._client = client
-                return client
-        except Exception as exc:  # noqa: BLE001 - nats-py lets anything through, from OSError to binascii.Error
-            failures.append(exc)
+            connected = client.is_connected
+        except Exception as exc:  # noqa: BLE001 - nats-py lets anything through
+            self._failures.append(exc)
         finally:
-            if self._client is None:
+            if not connected:
                 await _close(client)
-        raise self._not_connected(failures)
+        if not connected:
+            raise self._not_connected()
+        self._failures.clear()
+        return client
 
     async def _dial(self, client: Client, on_error: object) -> None:
         server = self._server
@@ -120,6 +126,7 @@ class Connection:
             list(server.urls),
             name=f"keydist {server.node}",
             error_cb=on_error,  # type: ignore[arg-type]
+            disconnected_cb=self._on_disconnect,
             reconnected_cb=self._on_reconnect,
             connect_timeout=int(self._connect_seconds) or 1,
             max_reconnect_attempts=-1,
@@ -129,28 +136,36 @@ class Connection:
             tls=context,
             # Without it a server that offers no TLS is talked to in clear, credentials included.
             tls_handshake_first=context is not None,
-            user_credentials=server.creds_file,
-            nkeys_seed=server.nkey_file,
+            **credential_options(server),
         )
 
+    async def _on_disconnect(self) -> None:
+        self._denials = []  # the next connection may be allowed more
+
     async def _on_reconnect(self) -> None:
+        self._failures = []
         self._changed.set()
 
-    def _not_connected(self, failures: list[Exception]) -> KeydistError:
-        for failure in failures:
-            if isinstance(failure, KeydistError):
-                return failure
-            text = str(failure).lower()
-            if isinstance(failure, nats.errors.Error) and any(word in text for word in _REFUSED):
+    def _refused(self) -> KeydistError | None:
+        """Return the error where the server refused the credentials, at first or when the connection was lost."""
+        for failure in self._failures:
+            if isinstance(failure, nats.errors.Error) and any(word in str(failure).lower() for word in _REFUSED):
                 return CredentialsRefusedError(
                     f"NATS at {self._server} refuses the credentials of this node",
                     expected="a user that the server knows",
                     found=_reason(failure),
                     fix="check nats.creds_file or nats.nkey_file in the configuration, and the server's accounts",
                 )
-        found = (
-            "; ".join(sorted({_reason(failure) for failure in failures})) or f"no answer in {self._connect_seconds:g} s"
-        )
+        return None
+
+    def _not_connected(self) -> KeydistError:
+        for failure in self._failures:
+            if isinstance(failure, KeydistError):
+                return failure
+        if refused := self._refused():
+            return refused
+        reasons = sorted({_reason(failure) for failure in self._failures})
+        found = "; ".join(reasons) or f"no answer in {self._connect_seconds:g} s"
         return UnreachableError(
             f"NATS at {self._server} cannot be reached",
             found=found,
@@ -164,12 +179,15 @@ class Connection:
         """Whether the connected server says that it is one of a cluster."""
         return bool(self._client is not None and self._client._server_info.get("cluster"))  # noqa: SLF001 - nowhere else
 
-    def _note(self, text: str) -> None:
-        if "permissions violation" in text.lower():
-            self._denials = [*self._denials[-15:], text.lower()]
-            for denial in self._waiting:
-                if denial.concerns():
-                    denial.event.set()
+    def _note(self, exc: Exception) -> None:
+        text = str(exc).lower()
+        if "permissions violation" not in text:
+            self._failures = [*self._failures[-_KEPT:], exc]
+            return
+        self._denials = [*self._denials[-_KEPT:], text]
+        for denial in self._waiting:
+            if denial.concerns():
+                denial.event.set()
 
     def _denied(self, subject: str) -> str | None:
         """Return the server's words where it denied publishing `subject`, or the inbox that answers come to."""
@@ -208,6 +226,9 @@ class Connection:
             self._raise_denied(subject)
             raise self._silent(subject) from None
         except (nats.errors.Error, OSError) as exc:
+            if refused := self._refused():
+                await self.close()  # the next request reads the credentials again
+                raise refused from exc
             raise UnreachableError(
                 f"the connection to NATS at {self._server} was lost",
                 found=_reason(exc),
@@ -235,13 +256,12 @@ class Connection:
 
     async def wait_for_notice(self, subject: str, seconds: float) -> None:
         """Return after `seconds`, or sooner on a message on `subject` or a reconnection. Never raises on its own."""
-        with suppress(KeydistError):
-            client = await self._connected()
-            if subject not in self._subscribed:
-                self._subscribed.add(subject)
-                with suppress(nats.errors.Error):
-                    await client.subscribe(subject, cb=self._on_notice)
-                    return  # what changed before the subscription stood would not be told: read again at once
+        client = self._client  # where there is none yet, the next read makes it
+        if client is not None and not client.is_closed and subject not in self._subscribed:
+            self._subscribed.add(subject)
+            with suppress(nats.errors.Error):
+                await client.subscribe(subject, cb=self._on_notice)
+                return  # what changed before the subscription stood would not be told: read again at once
         with suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), max(0.0, seconds))
         self._changed.clear()
@@ -285,19 +305,3 @@ def _reason(exc: Exception) -> str:
         return os.strerror(exc.errno).lower()
     text = str(exc).removeprefix("nats: ").strip()
     return text or type(exc).__name__
-
-
-def tls_context(files: TlsConfig) -> ssl.SSLContext:
-    """Return a client context that verifies the server. Raises `ConfigError` where a file cannot be used."""
-    try:
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca_file)
-        if files.cert_file:
-            context.load_cert_chain(files.cert_file, files.key_file)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(
-            "a TLS file cannot be used",
-            expected="PEM files",
-            found=exc.strerror or type(exc).__name__,
-            fix="check nats.tls",
-        ) from exc
-    return context

@@ -34,6 +34,7 @@ _NOT_FOUND: Final = 404
 _NOBODY: Final = 503
 _OK: Final = 200
 _CLUSTER_REPLICAS: Final = 3
+_FOLLOWERS_READ: Final = "keydist.current"
 
 
 class NatsKeysetStore:
@@ -45,7 +46,7 @@ class NatsKeysetStore:
         self._entry = entry
         self._stream = streams.stream_name(bucket)
         self._subject = f"$KV.{bucket}.{entry}"
-        self._leader_read = f"$JS.API.STREAM.MSG.GET.{self._stream}"
+        self._stream_read = self._leader_read = f"$JS.API.STREAM.MSG.GET.{self._stream}"
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -58,23 +59,15 @@ class NatsKeysetStore:
         if reply.status == _OK and "Nats-Sequence" in reply.headers:
             return _entry(reply.data, reply.headers, _sequence(reply.headers["Nats-Sequence"]))
         if reply.status in (_NOT_FOUND, _NOBODY):
-            return await self._why_absent(direct_answered=reply.status == _NOT_FOUND)
+            return await self._why_absent(is_asked=reply.status == _NOT_FOUND)
         raise _unexpected(reply)
 
-    async def _read_leader(self) -> Stored | Absent:
-        query = json.dumps({"last_by_subj": self._subject}).encode()
-        try:
-            reply = await self._connection.request(self._leader_read, query)
-        except ForbiddenError:
-            if self._leader_read == "keydist.current":
-                raise
-            # Followers with an account of their own may read from the leader under this name only.
-            self._leader_read = "keydist.current"
-            reply = await self._connection.request(self._leader_read, query)
+    async def _read_leader(self, *, again: bool = True) -> Stored | Absent:
+        reply = await self._ask_leader(json.dumps({"last_by_subj": self._subject}).encode())
         answer = _parse(reply)
         code = _error_code(answer)
         if code == _NO_MESSAGE:
-            return await self._why_absent(direct_answered=True)
+            return await self._why_absent(again=again)
         if code == _NO_STREAM:
             return Absent(why=Absence.BUCKET_MISSING)
         _raise_error(answer)
@@ -86,20 +79,41 @@ class NatsKeysetStore:
         except (AttributeError, KeyError, TypeError, binascii.Error) as exc:
             raise _unexpected(reply) from exc
 
-    async def _why_absent(self, *, direct_answered: bool) -> Stored | Absent:
-        """Ask the stream why nothing is there; a user who may not ask cannot tell."""
+    async def _ask_leader(self, query: bytes) -> Reply:
         try:
-            info = _parse(await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}"))
+            return await self._connection.request(self._leader_read, query)
+        except ForbiddenError as forbidden:
+            # Followers with an account of their own may read from the leader under this name only.
+            other = _FOLLOWERS_READ if self._leader_read != _FOLLOWERS_READ else self._stream_read
+            try:
+                reply = await self._connection.request(other, query)
+            except ForbiddenError:
+                raise forbidden from None
+            if reply.status == _NOBODY:  # not a follower's account: what it was denied is the matter
+                raise forbidden from None
+            self._leader_read = other
+            return reply
+
+    async def _why_absent(self, *, is_asked: bool = True, again: bool = True) -> Stored | Absent:
+        """Ask the stream why nothing is there; a user who may not ask cannot tell.
+
+        `is_asked`: a replica answered; `again`: read once more where the entry was written since.
+        """
+        query = json.dumps({"subjects_filter": self._subject}).encode()
+        try:
+            info = _parse(await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", query))
         except ForbiddenError:
             return Absent(why=Absence.UNKNOWN)
         if _error_code(info) == _NO_STREAM:
             return Absent(why=Absence.BUCKET_MISSING)
         _raise_error(info)
-        if not direct_answered:  # the stream is there, but no replica answers direct gets
-            return await self._read_leader()
         state = info.get("state")
-        last = state.get("last_seq", 0) if isinstance(state, dict) else 0
-        return Absent(why=Absence.NEVER_WRITTEN if last == 0 else Absence.EMPTIED)
+        state = state if isinstance(state, dict) else {}
+        if not is_asked or state.get("subjects"):
+            if again:
+                return await self._read_leader(again=False)
+            raise StoreTimeoutError("the entry comes and goes while it is read", fix="look for who else writes there")
+        return Absent(why=Absence.NEVER_WRITTEN if state.get("last_seq", 0) == 0 else Absence.EMPTIED)
 
     async def wait_for_notice(self, seconds: float) -> None:
         """Return after `seconds`, or sooner on a change notice; see `KeysetStore`."""

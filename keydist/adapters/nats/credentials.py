@@ -1,0 +1,94 @@
+"""Who this node is to NATS, and whom it trusts: credentials and TLS files, read and checked before nats-py sees them.
+
+nats-py reads the file itself at every connection: a creds file without a JWT makes it loop for ever, and a seed
+that cannot be decoded ends its reconnection for good. So it is given text that was checked; a changed file counts
+at the next connection that is made anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import ssl
+from typing import TYPE_CHECKING, Any
+
+from keydist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from keydist.adapters.config import TlsConfig
+    from keydist.adapters.nats.connection import Server
+
+_MOST = 65_536
+
+
+def credential_options(server: Server) -> dict[str, Any]:
+    """Return what `nats.connect` is told about who connects. Raises `ConfigError` where a file cannot be used."""
+    if server.creds_file is not None:
+        from nats.aio.client import RawCredentials  # noqa: PLC0415 - few need it
+
+        text = _read(server.creds_file, "nats.creds_file")
+        _line_after(text, "BEGIN NATS USER JWT", server.creds_file)
+        _check_seed(_line_after(text, "BEGIN USER NKEY SEED", server.creds_file), server.creds_file)
+        return {"user_credentials": RawCredentials(text)}
+    if server.nkey_file is not None:
+        seed = _read(server.nkey_file, "nats.nkey_file").strip()
+        _check_seed(seed, server.nkey_file)
+        return {"nkeys_seed_str": seed}
+    return {}
+
+
+def _read(path: str, name: str) -> str:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as everywhere on the way to a start
+            return file.read(_MOST).decode("ascii")
+    except UnicodeDecodeError:
+        raise _unusable(path, "not text") from None
+    except OSError as exc:
+        raise ConfigError(
+            f"{name} cannot be read: {path}",
+            expected="a file that this user may read",
+            found=os.strerror(exc.errno or 0).lower(),
+            fix=f"put the credentials there, or correct {name}",
+        ) from None
+
+
+def _line_after(text: str, mark: str, path: str) -> str:
+    lines = text.splitlines()
+    following = next((after for line, after in itertools.pairwise(lines) if mark in line), "").strip()
+    if not following:
+        raise _unusable(path, f"nothing after {mark}")
+    return following
+
+
+def _check_seed(seed: str, path: str) -> None:
+    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
+
+    try:
+        nkeys.from_seed(bytearray(seed.encode("ascii"))).wipe()
+    except Exception:  # noqa: BLE001 - from binascii.Error to IndexError; and nothing of the seed may be shown
+        raise _unusable(path, "a seed that cannot be decoded") from None
+
+
+def _unusable(path: str, found: str) -> ConfigError:
+    return ConfigError(
+        f"the NATS credentials in {path} cannot be used",
+        expected="an NKEY seed (nats.nkey_file), or a JWT with its seed (nats.creds_file)",
+        found=found,
+        fix="copy the file again as nsc or nk wrote it",
+    )
+
+
+def tls_context(files: TlsConfig) -> ssl.SSLContext:
+    """Return a client context that verifies the server. Raises `ConfigError` where a file cannot be used."""
+    try:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca_file)
+        if files.cert_file:
+            context.load_cert_chain(files.cert_file, files.key_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(
+            "a TLS file cannot be used",
+            expected="PEM files",
+            found=exc.strerror or type(exc).__name__,
+            fix="check nats.tls",
+        ) from exc
+    return context

@@ -1,0 +1,134 @@
+"""The full command line: every command with its options, help and completion."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+import typer.exceptions
+
+from keydist import __version__
+from keydist.cli import bootstrap as bootstrap_command
+from keydist.cli import config, keys, store, token
+from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, this_node
+from keydist.cli.render import fail, print_json, print_line
+from keydist.cli.status import status
+from keydist.errors import UsageError
+
+app = typer.Typer(
+    name="keydist",
+    help="Give every node of a cluster the same JWT-signing key, and keep it that way.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(token.app, name="token")
+app.add_typer(store.app, name="store")
+app.add_typer(keys.app, name="key")
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"keydist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Give every node of a cluster the same JWT-signing key, and keep it that way."""
+
+
+@app.command("bootstrap")
+def bootstrap(
+    *,
+    role: Annotated[str | None, typer.Option("--role", metavar="leader|follower", help="Instead of role:.")] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", metavar="TIME", help="How long to wait, for example 30s; 0 tries once."),
+    ] = None,
+    min_epoch: Annotated[int, typer.Option("--min-epoch", min=0, help="Refuse anything older than this epoch.")] = 0,
+    token_file: TokenOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End with a verified keyset on disk, or say why not. A leader generates the first one, a follower waits for it.
+
+    Example: keydist bootstrap --role leader --timeout 2m
+    """
+    options = bootstrap_command.BootstrapOptions(config, role, timeout, str(min_epoch), token_file, as_json)
+    raise typer.Exit(bootstrap_command.run(options))
+
+
+@app.command("demo")
+def demo(
+    nodes: Annotated[int, typer.Option("--nodes", help="How many nodes, the leader included (2 to 50).")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole cluster on this machine: a real nats-server, a leader, followers; then an outage and a wiped store.
+
+    Example: keydist demo --nodes 5
+    """
+
+    def work() -> int:
+        from keydist.cli.demo import run_demo  # noqa: PLC0415 - rich costs 50 ms
+
+        return run_demo(nodes=nodes, as_json=as_json)
+
+    finish(work, as_json=as_json)
+
+
+@app.command("reset")
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    config: ConfigOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget this node's state, its floor included: for machine images and retired nodes. Asks first.
+
+    Example: keydist reset --yes
+    """
+
+    def work() -> int:
+        node = this_node(config, token_file)
+        where = node.config.state_dir
+        if not yes and not dry_run:
+            if not sys.stdin.isatty():
+                raise UsageError("reset asks first, and there is no terminal", fix="say it with: keydist reset --yes")
+            text = f"Forget everything in {where}? If no other node or backup has the key, it is lost."
+            if not typer.confirm(text, err=True):
+                return 1
+        changed = not dry_run and node.disk.reset()
+        if as_json:
+            print_json({"state_dir": where, "changed": changed})
+        else:
+            said = "would forget" if dry_run else "forgot" if changed else "nothing to forget in"
+            print_line(f"{said} {where}")
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+app.command("status")(status)
+app.command("jwks")(keys.jwks)
+
+
+def run_app() -> int:
+    """Run the command that the arguments name, and return its exit code."""
+    try:
+        code: object = app(standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except typer.exceptions.TyperException as exc:
+        # Complaints about the command line; typer exports neither their base class nor its method.
+        message: str = exc.format_message() if hasattr(exc, "format_message") else str(exc)
+        return fail(UsageError(message.rstrip("."), fix="see: keydist --help"), as_json="--json" in sys.argv)
+    return code if isinstance(code, int) else 0

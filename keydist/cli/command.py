@@ -1,0 +1,93 @@
+"""What every command shares: its common options, and how a result or a failure becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+
+import typer
+
+from keydist.adapters.config import Config, load_config
+from keydist.cli.render import fail
+from keydist.core.restart import Role
+from keydist.errors import KeydistError, NotYetError
+from keydist.services.bootstrap import Node
+from keydist.wiring import Machine, machine, open_store
+
+if TYPE_CHECKING:
+    from keydist.ports import Local
+
+T = TypeVar("T")
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="The configuration ($KEYDIST_CONFIG, /etc/keydist/keydist.yaml)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+TokenOption = Annotated[
+    str | None, typer.Option("--token-file", metavar="FILE", help="The bootstrap token's file; - for standard input.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
+
+
+def configured(path: str | None) -> Config:
+    """Return the configuration of this command. Raises `ConfigError`."""
+    return load_config(path, environ=os.environ, overrides={})
+
+
+def this_node(config_path: str | None, token_file: str | None = None) -> Machine:
+    """Return this node's ports. Raises `ConfigError`."""
+    return machine(configured(config_path), os.environ, token_file=token_file)
+
+
+def finish(work: Callable[[], int], *, as_json: bool) -> NoReturn:
+    """Run a command's work and leave with its exit code, or with that of its failure."""
+    try:
+        code = work()
+    except KeydistError as exc:
+        code = fail(exc, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def with_store(node: Machine, work: Callable[[Node], Awaitable[T]]) -> T:
+    """Run a coroutine that needs the store, and close the store behind it."""
+    import asyncio  # noqa: PLC0415 - commands without a store do without
+
+    async def run() -> T:
+        ports = ports_of(node)
+        try:
+            return await work(ports)
+        finally:
+            await ports.store.close()
+
+    return asyncio.run(run())
+
+
+def ports_of(node: Machine) -> Node:
+    """Return a node's ports; the store connects when it is first asked."""
+    return Node(
+        store=open_store(node.config),
+        disk=node.disk,
+        clock=node.clock,
+        demands=node.demands,
+        role=Role(node.config.role),
+    )
+
+
+def held_local(node: Machine) -> Local:
+    """Return what this node's disk holds. Raises the reason where it has no verified keyset."""
+    local = node.load()
+    if local.held is None:
+        raise local.damage or no_keyset(node)
+    return local
+
+
+def no_keyset(node: Machine) -> KeydistError:
+    """Return the failure of a command that needs a keyset on a node without one."""
+    return NotYetError(
+        "this node holds no keyset yet",
+        expected=f"a verified keyset in {node.config.state_dir}",
+        found="nothing",
+        fix="get one with: keydist bootstrap",
+    )

@@ -1,0 +1,102 @@
+"""`keydist status`: this node's epoch, keys, ages and alarms; healthy is exit code 0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, no_keyset, this_node, with_store
+from keydist.cli.keys import describe_key
+from keydist.cli.render import age, date, print_json, print_line, tell_alarms
+from keydist.services.status import Standing, standing
+
+if TYPE_CHECKING:
+    from keydist.ports import Local
+    from keydist.services.bootstrap import Node
+    from keydist.wiring import Machine
+
+_WATCH_SECONDS = 2.0
+
+
+def status(
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the store.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+    config: ConfigOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show this node: its epoch, keys, ages and alarms. Exit 0 where healthy, else as the worst alarm says.
+
+    Example: keydist status --json
+    """
+
+    def work() -> int:
+        code = _once(this_node(config, token_file), offline=offline, as_json=as_json)
+        while watch:
+            _pause(_WATCH_SECONDS)
+            code = _once(this_node(config, token_file), offline=offline, as_json=as_json)
+        return code
+
+    finish(work, as_json=as_json)
+
+
+def _pause(seconds: float) -> None:
+    from threading import Event  # noqa: PLC0415 - only where it is watched
+
+    Event().wait(seconds)
+
+
+def _once(node: Machine, *, offline: bool, as_json: bool) -> int:
+    local = node.load()
+    if local.held is None and local.damage is None:
+        raise no_keyset(node)
+    own = tuple(alarm for alarm in (local.damage, node.token_error) if alarm is not None)
+
+    async def ask(ports: Node) -> Standing:
+        return await standing(ports, local, *own)
+
+    found = Standing(found=None, alarms=(*local.alarms, *own)) if offline or not node.tokens else with_store(node, ask)
+    tell_alarms(found.alarms)
+    if as_json:
+        print_json(_facts(node, local, found))
+    elif local.held is not None:
+        _show(node, local, found)
+    return found.exit_code
+
+
+def _facts(node: Machine, local: Local, found: Standing) -> dict[str, object]:
+    keyset = local.held.keyset if local.held else None
+    return {
+        "node": node.config.node,
+        "role": node.config.role,
+        "cluster": node.config.cluster,
+        "lineage": keyset.lineage if keyset else None,
+        "epoch": keyset.epoch if keyset else None,
+        "kid": keyset.active.kid if keyset else None,
+        "keys": [describe_key(key) for key in keyset.keys] if keyset else [],
+        "token": local.held.token_id if local.held else None,
+        "confirmed": local.confirmation.at if local.confirmation else None,
+        "store": found.found.value if found.found else None,
+        "alarms": [alarm.as_json() for alarm in found.alarms],
+        "healthy": not found.alarms,
+    }
+
+
+def _show(node: Machine, local: Local, found: Standing) -> None:
+    if local.held is None:  # pragma: no cover - the caller asked
+        return
+    keyset, now = local.held.keyset, node.clock.now()
+    confirmed = local.confirmation
+    rows = [
+        ("node", f"{node.config.node}, {node.config.role} of {node.config.cluster}"),
+        ("epoch", f"{keyset.epoch} of lineage {keyset.lineage}, issued {age(now - keyset.issued)} ago"),
+        ("token", local.held.token_id),
+        ("store", found.found.value if found.found else "not asked"),
+        ("confirmed", f"{age(now - confirmed.at)} ago" if confirmed else "never"),
+        ("health", "healthy" if not found.alarms else f"{len(found.alarms)} alarm(s)"),
+    ]
+    for name, value in rows:
+        print_line(f"{name:<10} {value}")
+    for key in keyset.keys:
+        print_line(f"{key.use} {key.state:<8} {key.kid:<43}  {key.alg:<7}  created {date(key.created)}")

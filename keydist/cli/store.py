@@ -1,0 +1,228 @@
+"""`keydist store`: make the buckets, put a lost keyset back, take a side of a fork, back up and restore."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keydist.adapters.public_file import read_bounded, write_backup
+from keydist.cli.command import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    TokenOption,
+    finish,
+    held_local,
+    ports_of,
+    this_node,
+    with_store,
+)
+from keydist.cli.render import date, print_json, print_line, tell
+from keydist.core.envelope import MAX_ENVELOPE
+from keydist.core.strict import b64url_encode
+from keydist.errors import ConfigError, UsageError
+from keydist.services.recover import Fork, Recovered, inspect_fork, keep_local, keep_store, rehearse, republish, restore
+from keydist.wiring import open_store
+
+if TYPE_CHECKING:
+    from keydist.services.bootstrap import Node
+    from keydist.services.recover import Side
+
+app = typer.Typer(no_args_is_help=True, help="The store: buckets, recovery, backup.", rich_markup_mode=None)
+
+
+@app.command("init")
+def init(
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", min=1, max=5, help="Copies (default: 3 in a NATS cluster, else 1).")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the buckets, or check those that are there. Exit 78 where one is not as it must be.
+
+    Example: keydist store init --replicas 3
+    """
+
+    def work() -> int:
+        node = this_node(config)
+
+        async def ensure() -> tuple[bool, list[str]]:
+            opened = open_store(node.config)
+            try:
+                made, problems = await opened.ensure_bucket(replicas=replicas)
+                made_records, more = await opened.ensure_records(replicas=replicas)
+            finally:
+                await opened.close()
+            return made or made_records, problems + more
+
+        created, problems = asyncio.run(ensure())
+        if as_json:
+            bucket = node.config.nats.bucket
+            print_json({"bucket": bucket, "created": created, "problems": problems, "changed": created})
+        else:
+            print_line(f"bucket {node.config.nats.bucket}: {'made' if created else 'is there'}")
+            for problem in problems:
+                tell(f"keydist: problem: {problem}")
+        return ConfigError.exit_code if problems else 0
+
+    finish(work, as_json=as_json)
+
+
+@app.command("republish")
+def republish_command(config: ConfigOption = None, token_file: TokenOption = None, as_json: JsonOption = False) -> None:
+    """Put this node's keyset back, byte for byte, into a store that lost it. Overwrites nothing but an ancestor.
+
+    Example: keydist store republish
+    """
+
+    def work() -> int:
+        node = this_node(config, token_file)
+        local = held_local(node)
+        done = with_store(node, lambda ports: republish(ports, local))
+        if as_json:
+            print_json({"epoch": done.held.keyset.epoch, "revision": done.revision, "changed": done.changed})
+        else:
+            what = "put back" if done.changed else "the store has it already:"
+            print_line(f"{what} epoch {done.held.keyset.epoch} at revision {done.revision}")
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+@app.command("backup")
+def backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A new file; it is sealed under the bootstrap token.")],
+    config: ConfigOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write this node's sealed keyset to a new file. Only a holder of its bootstrap token can open it.
+
+    Example: keydist store backup keydist-$(date +%F).jwe
+    """
+
+    def work() -> int:
+        held = held_local(this_node(config, token_file)).held
+        if held is None:  # pragma: no cover - held_local raises
+            raise AssertionError
+        write_backup(file, held.envelope)
+        if as_json:
+            facts = {"file": file, "epoch": held.keyset.epoch, "lineage": held.keyset.lineage, "token": held.token_id}
+            print_json(facts | {"digest": b64url_encode(held.digest), "changed": True})
+        else:
+            print_line(f"{file}: epoch {held.keyset.epoch}, sealed under token {held.token_id}")
+            tell(
+                f"keydist: keep token {held.token_id} with it; rehearse it with: keydist store restore --verify {file}"
+            )
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+@app.command("restore")
+def restore_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A backup, as keydist store backup wrote it.")],
+    verify: Annotated[bool, typer.Option("--verify", help="A rehearsal in memory: open, check, sign, verify.")] = False,
+    config: ConfigOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Install a backup on this node, by the rules for every keyset; with --verify change nothing.
+
+    Example: keydist store restore --verify keydist-2026-11-21.jwe
+    """
+
+    def work() -> int:
+        node = this_node(config, token_file)
+        node.token()
+        local = node.load()
+        envelope = read_bounded(file, most=MAX_ENVELOPE).rstrip(b"\n")
+        ports = ports_of(node)
+        if verify:
+            done = Recovered(held=rehearse(ports, local, envelope), changed=False)
+        else:
+            done = restore(ports, local, envelope)
+        keyset = done.held.keyset
+        if as_json:
+            facts = {"epoch": keyset.epoch, "kid": keyset.active.kid, "lineage": keyset.lineage}
+            print_json(facts | {"verified": verify, "changed": done.changed})
+            return 0
+        how = "opens, signs and verifies" if verify else "restored" if done.changed else "was here already"
+        print_line(f"{file} {how}: epoch {keyset.epoch} of lineage {keyset.lineage}, key {keyset.active.kid}")
+        if done.changed:
+            tell("keydist: next, on a leader: keydist bootstrap puts it back into the store")
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+@app.command("resolve")
+def resolve(
+    keep: Annotated[str, typer.Option("--keep", metavar="local|store", help="The side that stays.")],
+    dry_run: DryRunOption = False,
+    config: ConfigOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show both sides of a fork and the consequences, then take the side that is named.
+
+    Example: keydist store resolve --keep local --dry-run
+    """
+
+    def work() -> int:
+        if keep not in ("local", "store"):
+            raise UsageError("--keep names a side", expected="local or store", found=repr(keep)[:32])
+        node = this_node(config, token_file)
+        node.token()
+        local = held_local(node)
+
+        async def settle(ports: Node) -> tuple[Fork | None, Recovered | None]:
+            fork = await inspect_fork(ports, local)
+            if fork is None or dry_run:
+                return fork, None
+            _tell_sides(fork, keep)
+            return fork, await keep_local(ports, local, fork) if keep == "local" else keep_store(ports, local, fork)
+
+        fork, done = with_store(node, settle)
+        if fork is not None and done is None:
+            _tell_sides(fork, keep)
+        kept = done.held if done else fork.store_held if fork and keep == "store" else local.held
+        if kept is None:
+            raise fork.reason if fork else UsageError("there is nothing to keep")
+        facts = {"epoch": kept.keyset.epoch, "kid": kept.keyset.active.kid, "lineage": kept.keyset.lineage}
+        if as_json:
+            print_json(facts | {"fork": fork is not None, "keep": keep, "changed": done is not None})
+        else:
+            what = "no fork:" if fork is None else "kept" if done else "would keep"
+            print_line(f"{what} epoch {facts['epoch']} of lineage {facts['lineage']}, key {facts['kid']}")
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+def _tell_sides(fork: Fork, keep: str) -> None:
+    tell(f"keydist: {fork.reason.message}")
+    _tell_side("local", fork.local)
+    if fork.store is None:
+        tell(f"  store   cannot be opened: {fork.reason}")
+    else:
+        _tell_side("store", fork.store)
+    lost = fork.store if keep == "local" else fork.local
+    if lost is not None:
+        tell(f"keeping {keep}: JWTs signed by {', '.join(lost.only_here) or 'no key'} stop being accepted")
+    if keep == "local":
+        tell("keeping local: the store is overwritten; a node that holds the store's side starts from disk with an")
+        tell("  alarm, until there: keydist store resolve --keep store")
+    else:
+        tell("keeping store: this node's side goes to the archive's predecessor, then away; any other node that holds")
+        tell("  it needs the same command")
+
+
+def _tell_side(name: str, side: Side) -> None:
+    tell(
+        f"  {name:<6}  epoch {side.epoch} of lineage {side.lineage}, issued {date(side.issued)}, token {side.token_id}"
+    )
+    tell(f"          key {side.kid}, token {side.token_id}, digest {side.digest}")

@@ -1,0 +1,81 @@
+"""`keydist token`: make and look at bootstrap tokens. Secrets are printed only where `--out -` asks for it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from keydist.adapters.config import load_config
+from keydist.adapters.entropy import SystemEntropy
+from keydist.adapters.token_file import STDIN, find_token_file, read_tokens, write_token
+from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish
+from keydist.cli.render import print_json, print_line, tell
+from keydist.core.token import format_token, generate_token
+from keydist.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True, help="Make and look at bootstrap tokens.", rich_markup_mode=None)
+_DEFAULT = "/etc/keydist/token"
+
+
+@app.command("generate")
+def generate(
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Where to write it (default: token_file:); - prints it.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new bootstrap token, mode 0400, never over an existing file; print its id.
+
+    Example: keydist token generate --out ./token
+    """
+
+    def work() -> int:
+        token = generate_token(SystemEntropy().random)
+        if out == STDIN:
+            print_line(format_token(token))
+            tell(f"keydist: new token {token.token_id}")
+            return 0
+        path = out or _configured_path(config)
+        write_token(path, format_token(token))
+        if as_json:
+            print_json({"id": token.token_id, "file": path, "changed": True})
+        else:
+            print_line(token.token_id)
+            tell(f"keydist: wrote token {token.token_id} to {path}; copy this file to every node of the cluster")
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+@app.command("inspect")
+def inspect(token_file: TokenOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check a token file's shape, checksum, owner and mode; print the ids, never the secrets.
+
+    Example: keydist token inspect --token-file ./token
+    """
+
+    def work() -> int:
+        # A file that is named needs no configuration.
+        configured = None if token_file else load_config(config, environ=os.environ, overrides={}).token_file
+        source = find_token_file(token_file, os.environ, configured)
+        ids = [token.token_id for token in read_tokens(source)]
+        if as_json:
+            print_json({"id": ids[0], "ids": ids, "file": source.path})
+        else:
+            for token_id in ids:
+                print_line(token_id)
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+def _configured_path(config: str | None) -> str:
+    try:
+        return load_config(config, environ=os.environ, overrides={}).token_file or _DEFAULT
+    except ConfigError:
+        if config is not None:
+            raise
+        return _DEFAULT
