@@ -1,0 +1,71 @@
+"""JWKs: thumbprints as the RFCs have them, and a JWK Set that never holds what must not be published."""
+
+from __future__ import annotations
+
+import pytest
+
+from keydist.core import crypto
+from keydist.core.jwk import jwk_set, public_jwk, thumbprint
+from keydist.core.keyset import State
+from keydist.errors import MalformedError
+from tests.material import Change, enc_key, history, make_keyset, sig_key
+
+
+def test_the_thumbprint_of_rfc_7638() -> None:
+    members = {
+        "kty": "RSA",
+        "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCi"
+        "FV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb"
+        "9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls"
+        "1jF44-csFCur-kEgU8awapJzKnqDKgw",
+        "e": "AQAB",
+    }
+    assert thumbprint(members) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
+def test_the_thumbprint_of_rfc_8037() -> None:
+    members = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+    assert thumbprint(members) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+def test_the_key_of_rfc_8037_has_that_thumbprint() -> None:
+    seed = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+    raw = bytes.fromhex("302e020100300506032b657004220420") + seed
+    members = crypto.public_of_private(raw, "EdDSA", validate=False).members
+    assert thumbprint(members) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+@pytest.mark.parametrize(
+    ("name", "alg", "members"),
+    [
+        ("rsa-a", "RS256", ["kty", "use", "alg", "kid", "e", "n"]),
+        ("rsa-a", "PS256", ["kty", "use", "alg", "kid", "e", "n"]),
+        ("A", "ES256", ["kty", "use", "alg", "kid", "crv", "x", "y"]),
+        ("A", "EdDSA", ["kty", "use", "alg", "kid", "crv", "x"]),
+    ],
+)
+def test_a_jwk_has_its_public_members_and_no_other(name: str, alg: str, members: list[str]) -> None:
+    key = sig_key(name, alg=alg)
+    jwk = public_jwk(key)
+    assert list(jwk) == members
+    assert (jwk["use"], jwk["alg"], jwk["kid"]) == ("sig", alg, key.kid)
+    assert thumbprint({member: jwk[member] for member in jwk if member not in ("use", "alg", "kid")}) == key.kid
+
+
+def test_the_jwk_set_holds_every_key_that_verifies() -> None:
+    keys = (sig_key("A"), enc_key("A"), sig_key("B", State.NEXT), sig_key("C", State.RETIRED))
+    kids = [jwk["kid"] for jwk in jwk_set(make_keyset(keys=keys))["keys"]]
+    assert kids == [key.kid for key in keys if key.use == "sig"]
+
+
+def test_the_jwk_set_holds_no_symmetric_and_no_revoked_key() -> None:
+    for epoch in history(list(Change)):
+        published = jwk_set(epoch.keyset)["keys"]
+        assert {jwk["kty"] for jwk in published} == {"OKP"}
+        assert not {jwk["kid"] for jwk in published} & {entry.kid for entry in epoch.keyset.revoked}
+        assert not {"k", "d"} & {member for jwk in published for member in jwk}
+
+
+def test_a_symmetric_key_has_no_jwk() -> None:
+    with pytest.raises(MalformedError, match="no public part"):
+        public_jwk(enc_key("A"))
