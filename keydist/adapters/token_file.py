@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 from keydist.core.token import MAX_FILE, BootstrapToken, parse_token_file
@@ -31,17 +32,15 @@ class TokenSource(NamedTuple):
 
 def find_token_file(flag: str | None, environ: Mapping[str, str], configured: str | None) -> TokenSource:
     """Return the first source that is named. Raises `TokenError` where none is."""
-    if flag:
-        return TokenSource(flag)
-    if named := environ.get("KEYDIST_TOKEN_FILE"):
-        return TokenSource(named)
-    if directory := environ.get("CREDENTIALS_DIRECTORY"):
-        path = f"{directory}/{CREDENTIAL}"
-        if os.path.exists(path):  # noqa: PTH110 - pathlib costs 10 ms at start
-            return TokenSource(path, is_credential=True)
-    if configured:
-        return TokenSource(configured)
-    raise TokenError("no bootstrap token is named", expected=_SOURCES, fix="make one with: keydist token generate")
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    credential = f"{directory}/{CREDENTIAL}" if directory else ""
+    if credential and not os.path.exists(credential):  # noqa: PTH110 - pathlib costs 10 ms at start
+        credential = ""
+    path = flag or environ.get("KEYDIST_TOKEN_FILE") or credential or configured
+    if not path:
+        raise TokenError("no bootstrap token is named", expected=_SOURCES, fix="make one with: keydist token generate")
+    lives_there = bool(directory) and os.path.dirname(path) == os.path.normpath(str(directory))  # noqa: PTH120 - as above
+    return TokenSource(path, is_credential=path == credential or lives_there)
 
 
 def read_tokens(source: TokenSource) -> tuple[BootstrapToken, ...]:
@@ -112,13 +111,30 @@ def write_token(path: str, text: str) -> None:
             f"cannot create {path}: {os.strerror(exc.errno or 0)}", fix="name a writable place with --out"
         ) from exc
     try:
-        os.fchmod(fd, 0o400)
-        os.write(fd, f"{text}\n".encode("ascii"))
-        os.fsync(fd)
+        try:
+            os.fchmod(fd, 0o400)
+            rest = f"{text}\n".encode("ascii")
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _sync_directory(path)
     except OSError as exc:
-        os.unlink(path)  # noqa: PTH108 - as above
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - as above
         raise DiskError(
             f"cannot write {path}: {os.strerror(exc.errno or 0)}", fix="free some space, then try again"
         ) from exc
+
+
+def _sync_directory(path: str) -> None:
+    """Make the entry of a new file durable, where this user may open its directory."""
+    try:
+        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120 - as above
+    except PermissionError:
+        return
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)

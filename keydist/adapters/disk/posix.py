@@ -18,6 +18,7 @@ from keydist.errors import CorruptError, DiskError, UnsafeFileError, WrongUserEr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SHARED_READ: Final = 0o040
@@ -51,7 +52,7 @@ class Directory:
         """Open a top directory, made with `mode` and group where it is absent. Its parents are the operator's."""
         found = cls._open(path, None, path, mode, system)
         if found is not None:
-            return found._completed(mode=mode, gid=gid)
+            return found.completed(mode=mode, gid=gid)
         with suppress(FileExistsError):
             try:
                 system.mkdir(path, _OWN)
@@ -64,7 +65,7 @@ class Directory:
             except OSError as exc:
                 refuse(exc, path, "create")
         made = cls._there(cls._open(path, None, path, mode, system), path)
-        return made._shared(mode=mode, gid=gid)
+        return made.shared(mode=mode, gid=gid)
 
     @classmethod
     def _open(cls, name: str, parent: int | None, path: str, mode: int, system: System) -> Directory | None:
@@ -103,23 +104,24 @@ class Directory:
         """Open a subdirectory, made durable with `mode` and group where it is absent."""
         found = self.sub(name, mode=mode)
         if found is not None:
-            return found._completed(mode=mode, gid=gid)
+            return found.completed(mode=mode, gid=gid)
         try:
             self._system.mkdir(name, _OWN, dir_fd=self.fd)
         except OSError as exc:
             refuse(exc, f"{self.path}/{name}", "create")
         self.sync()
-        return self._there(self.sub(name, mode=mode), f"{self.path}/{name}")._shared(mode=mode, gid=gid)
+        return self._there(self.sub(name, mode=mode), f"{self.path}/{name}").shared(mode=mode, gid=gid)
 
     def is_shared(self, *, mode: int, gid: int | None) -> bool:
         """Tell whether the group was let in when this directory was opened; True where there is no group."""
         return gid is None or self._found == (mode, gid)
 
-    def _completed(self, *, mode: int, gid: int | None) -> Directory:
+    def completed(self, *, mode: int, gid: int | None) -> Directory:
         """Return this directory, shared where a crash came before that or `group:` was set since."""
-        return self if self.is_shared(mode=mode, gid=gid) else self._shared(mode=mode, gid=gid)
+        return self if self.is_shared(mode=mode, gid=gid) else self.shared(mode=mode, gid=gid)
 
-    def _shared(self, *, mode: int, gid: int | None) -> Directory:
+    def shared(self, *, mode: int, gid: int | None) -> Directory:
+        """Return this directory after giving it its mode and group."""
         try:
             self._give(self.fd, self.path, mode=mode, gid=gid)
         except OSError as exc:
@@ -143,7 +145,7 @@ class Directory:
                 ) from exc
         self._system.fchmod(fd, mode)
 
-    def __enter__(self) -> Directory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -306,6 +308,10 @@ class Directory:
             return sorted(self._system.listdir(self.fd))
         except OSError as exc:
             refuse(exc, self.path, "list")
+
+    def directories(self) -> list[str]:
+        """Return the names of the subdirectories, sorted."""
+        return [name for name in self.names() if stat.S_ISDIR(self._stat(name).st_mode)]
 
     def group_of(self, name: str) -> tuple[int, int]:
         """Return the mode and the group of a file."""

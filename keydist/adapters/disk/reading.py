@@ -16,6 +16,7 @@ from keydist.core.accept import Floor, Held
 from keydist.core.envelope import digest
 from keydist.core.token import BootstrapToken
 from keydist.errors import (
+    CommitmentError,
     CorruptError,
     KeydistError,
     MalformedError,
@@ -30,23 +31,39 @@ LIVE: Final = "live"
 ARCHIVE: Final = "archive"
 FLOOR: Final = "floor.json"
 CONFIRMED: Final = "confirmed.json"
+SEEN: Final = "seen.json"
 MOST: Final = 4 * 1024 * 1024
 _TARGET: Final = re.compile(r"archive/([0-9]{6,16}(?:-[0-9]{1,3})?)", re.ASCII)
 _START: Final = "start keydist with NATS reachable"
 
 
+def read_record(root: Directory, name: str) -> bytes | None:
+    """Return a small file, or None where there is none. What is too large reads as empty: nothing that parses."""
+    try:
+        return root.read(name, most=MOST, private=name == FLOOR)
+    except CorruptError:
+        return b""
+
+
 def stamp(root: Directory) -> bytes:
     """Return what changes with every installation: the live link and the floor."""
-    return digest(f"{root.pointed(LIVE)}".encode() + b"\0" + (root.read(FLOOR, most=MOST, private=True) or b""))
+    return digest(f"{root.pointed(LIVE)}".encode() + b"\0" + (read_record(root, FLOOR) or b""))
 
 
 def load_local(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Local:
     """Return what an open state directory holds. Raises `ForeignClusterError` and the errors of unsafe files."""
+    local = _load(root, layout, tokens)
+    if local.damage is not None and local.stamp != stamp(root):
+        return _load(root, layout, tokens)  # another process installed while this one read
+    return local
+
+
+def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Local:
     seen_stamp = stamp(root)
     floor, alarms = _load_floor(root)
     try:
         held = _load_live(root, layout, tokens)
-    except (CorruptError, UnsupportedError, WrongTokenError) as exc:
+    except (CorruptError, UnsupportedError, WrongTokenError, CommitmentError) as exc:
         damaged = isinstance(exc, CorruptError)
         return Local(floor=floor, damage=exc, quarantine=damaged, alarms=alarms, stamp=seen_stamp)
     if held is None:
@@ -66,14 +83,29 @@ def load_local(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ..
     return Local(
         held=held,
         floor=raised_floor(floor, keyset=held.keyset, digest=held.digest, token_id=held.token_id),
-        alarms=alarms + doubts,
+        alarms=alarms + doubts + _cannot_seal(held, layout, tokens),
         confirmation=confirmation,
         stamp=seen_stamp,
     )
 
 
+def _cannot_seal(held: Held, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> tuple[KeydistError, ...]:
+    """Return the alarm for a plain keyset that should be sealed, but could then not be opened here."""
+    have = tuple(token.token_id for token in tokens)
+    if not layout.sealed or held.token_id in have:
+        return ()
+    message = "the keyset stays on disk in plain: this node does not hold the token that would open it sealed"
+    fix = f"put the token with id {held.token_id} into the token file, or set at_rest: plain"
+    return (WrongTokenError(message, have=have, need=held.token_id, fix=fix),)
+
+
+def may_seal(local: Local) -> bool:
+    """Tell whether a loaded keyset can be opened again once its plaintext is gone."""
+    return not any(isinstance(alarm, WrongTokenError) for alarm in local.alarms)
+
+
 def _load_floor(root: Directory) -> tuple[Floor | None, tuple[KeydistError, ...]]:
-    raw = root.read(FLOOR, most=MOST, private=True)
+    raw = read_record(root, FLOOR)
     if raw is None:
         return None, ()
     try:
@@ -84,7 +116,7 @@ def _load_floor(root: Directory) -> tuple[Floor | None, tuple[KeydistError, ...]
 
 
 def _load_confirmation(root: Directory) -> tuple[Confirmation | None, tuple[KeydistError, ...]]:
-    raw = root.read(CONFIRMED, most=MOST)
+    raw = read_record(root, CONFIRMED)
     if raw is None:
         return None, ()
     try:
