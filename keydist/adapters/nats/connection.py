@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
-_CLOSE_SECONDS: Final = 2.0
+_CLOSE_SECONDS: Final = 1.0
 _PING_SECONDS: Final = 10
 _KEPT: Final = 15
 _REFUSED: Final = ("authorization violation", "authentication expired", "authentication revoked")
@@ -301,6 +302,8 @@ def _reply(message: Msg) -> Reply:
 
 
 def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):  # an OSError with a number of its own
+        return f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or 'no handshake'}".lower()
     if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
         return os.strerror(exc.errno).lower()
     text = str(exc).removeprefix("nats: ").strip()

@@ -80,15 +80,18 @@ def _unusable(path: str, found: str) -> ConfigError:
 
 def tls_context(files: TlsConfig) -> ssl.SSLContext:
     """Return a client context that verifies the server. Raises `ConfigError` where a file cannot be used."""
+    names = f"ca_file ({files.ca_file})"
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca_file)
         if files.cert_file:
+            names = f"cert_file ({files.cert_file}) with key_file ({files.key_file})"
             context.load_cert_chain(files.cert_file, files.key_file)
     except (OSError, ssl.SSLError) as exc:
+        found = "not PEM, or not a pair" if isinstance(exc, ssl.SSLError) else os.strerror(exc.errno or 0).lower()
         raise ConfigError(
-            "a TLS file cannot be used",
-            expected="PEM files",
-            found=exc.strerror or type(exc).__name__,
-            fix="check nats.tls",
+            f"nats.tls cannot be used: {names}",
+            expected="PEM files that this user may read",
+            found=found,
+            fix="put the files there, or correct nats.tls",
         ) from exc
     return context

@@ -101,19 +101,21 @@ class NatsKeysetStore:
         """
         query = json.dumps({"subjects_filter": self._subject}).encode()
         try:
-            info = _parse(await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", query))
+            reply = await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", query)
         except ForbiddenError:
             return Absent(why=Absence.UNKNOWN)
+        info = _parse(reply)
         if _error_code(info) == _NO_STREAM:
             return Absent(why=Absence.BUCKET_MISSING)
         _raise_error(info)
-        state = info.get("state")
-        state = state if isinstance(state, dict) else {}
+        state: Any = info.get("state")
+        if not isinstance(state, dict) or not isinstance(state.get("last_seq"), int):
+            raise _unexpected(reply)  # 'never written' allows a first key: it must have been said
         if not is_asked or state.get("subjects"):
             if again:
                 return await self._read_leader(again=False)
             raise StoreTimeoutError("the entry comes and goes while it is read", fix="look for who else writes there")
-        return Absent(why=Absence.NEVER_WRITTEN if state.get("last_seq", 0) == 0 else Absence.EMPTIED)
+        return Absent(why=Absence.NEVER_WRITTEN if state["last_seq"] == 0 else Absence.EMPTIED)
 
     async def wait_for_notice(self, seconds: float) -> None:
         """Return after `seconds`, or sooner on a change notice; see `KeysetStore`."""

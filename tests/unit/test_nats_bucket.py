@@ -1,0 +1,131 @@
+"""The buckets: made with the checked configuration, and every deviation of one that is there told with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats import bucket as streams
+from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.conftest import Admin
+
+    Administer = Callable[[EmbeddedServer, str], AbstractAsyncContextManager[Admin]]
+
+from contextlib import asynccontextmanager
+
+
+@asynccontextmanager
+async def opened(server: EmbeddedServer, bucket: str) -> AsyncIterator[NatsKeysetStore]:
+    store = NatsKeysetStore(Connection(Server(urls=(server.url,), node="n1")), bucket=bucket, entry="signing-key")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def test_both_buckets_are_made_once_and_found_in_order(
+    nats_server: EmbeddedServer, administer: Administer, bucket: str
+) -> None:
+    async with opened(nats_server, bucket) as store, administer(nats_server, bucket) as admin:
+        assert await store.ensure_bucket(replicas=None) == (True, [])
+        assert await store.ensure_bucket(replicas=None) == (False, [])
+        assert await store.ensure_records(replicas=1) == (True, [])
+        assert await store.ensure_records(replicas=1) == (False, [])
+        found = (await admin.ask("INFO"))["config"]
+    wanted = streams.keyset_stream(bucket, replicas=1)
+    assert {name: found.get(name, False if value is False else None) for name, value in wanted.items()} == wanted
+    for name in ("max_age", "duplicate_window", "allow_rollup_hdrs", "sealed", "mirror", "sources"):
+        assert not found.get(name) or name == "duplicate_window"
+
+
+async def test_more_replicas_than_servers_say_what_to_do(nats_server: EmbeddedServer, bucket: str) -> None:
+    async with opened(nats_server, bucket) as store:
+        with pytest.raises(ConfigError, match="3 replicas"):
+            await store.ensure_bucket(replicas=3)
+        assert await store.ensure_bucket(replicas=1) == (True, [])
+        assert await store.ensure_bucket(replicas=3) == (
+            False,
+            ["num_replicas: found 1, expected 3 (a lost disk must not lose the key)"],
+        )
+
+
+async def test_a_bucket_made_by_a_key_value_client_is_told_apart(nats_server: EmbeddedServer, bucket: str) -> None:
+    """`nats kv add` and nats-py turn rollups on, with which one writer erases every entry."""
+    async with opened(nats_server, bucket) as store:
+        client = await store._connection._connected()
+        await client.jetstream().create_key_value(bucket=bucket, history=1)
+        made, problems = await store.ensure_bucket(replicas=None)
+    assert not made
+    assert {line.partition(":")[0] for line in problems} >= {"allow_rollup_hdrs", "allow_direct", "republish"}
+
+
+DEVIATIONS: dict[str, Any] = {
+    "subjects": ["$KV.x.>", "more"],
+    "storage": "memory",
+    "discard": "old",
+    "max_msgs_per_subject": 5,
+    "allow_direct": False,
+    "allow_rollup_hdrs": True,
+    "deny_delete": False,
+    "max_age": 3_600_000_000_000,
+    "republish": {"src": "$KV.x.>", "dest": "keydist.changed.>"},
+}
+
+
+@pytest.mark.parametrize("name", DEVIATIONS)
+def test_each_deviation_is_one_line(name: str) -> None:
+    wanted = streams.keyset_stream("x", replicas=1)
+    assert streams.problems(wanted, wanted) == []
+    (line,) = streams.problems(wanted | {name: DEVIATIONS[name]}, wanted)
+    assert line.startswith(f"{name}: found ")
+    assert "expected" in line
+    assert line.endswith(")")
+
+
+def test_every_member_that_matters_is_checked() -> None:
+    assert set(DEVIATIONS) == set(streams._WHY)
+    wanted = streams.keyset_stream("x", replicas=1)
+    assert len(streams.problems({}, wanted)) >= 7
+
+
+def test_what_the_server_leaves_out_is_not_a_deviation() -> None:
+    wanted = streams.keyset_stream("x", replicas=1)
+    echoed = {name: value for name, value in wanted.items() if value not in (False, 0)}
+    assert streams.problems(echoed, wanted) == []
+
+
+def test_more_replicas_than_wanted_are_fine() -> None:
+    wanted = streams.keyset_stream("x", replicas=3)
+    assert streams.problems(wanted | {"num_replicas": 5}, wanted) == []
+    assert len(streams.problems(wanted | {"num_replicas": 1}, wanted)) == 1
+
+
+def test_records_have_an_age_limit_and_are_republished_by_node() -> None:
+    records = streams.records_stream("keydist-nodes", replicas=1)
+    assert records["max_age"] == 7 * 86_400 * 10**9
+    assert records["republish"]["dest"] == "keydist.nodes.{{wildcard(1)}}"
+    assert len(streams.problems(records | {"max_age": 0}, records)) == 1
+    json.dumps(records)
+
+
+@pytest.mark.parametrize("is_cluster", [True, False])
+async def test_a_clustered_server_is_known(start_server: Callable[..., EmbeddedServer], *, is_cluster: bool) -> None:
+    cluster = "cluster { name: one, listen: 127.0.0.1:-1 }" if is_cluster else ""
+    server = start_server(extra=cluster, jetstream=False)
+    connection = Connection(Server(urls=(server.url,), node="n1"))
+    assert not connection.is_clustered
+    await connection.request("nobody.there")
+    assert connection.is_clustered is is_cluster
+    await connection.close()
+    assert not connection.is_clustered

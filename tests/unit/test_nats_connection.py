@@ -1,0 +1,332 @@
+"""One NATS connection against real servers: what is refused, silent, lost or denied fails by name and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+
+from keydist.adapters.config import TlsConfig
+from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.errors import (
+    CredentialsRefusedError,
+    ForbiddenError,
+    KeydistError,
+    StoreTimeoutError,
+    TransientError,
+    UnreachableError,
+)
+from keydist.ports import Absence, Absent, Stored
+
+StartServer = Callable[..., EmbeddedServer]
+
+PASSWORD = 'authorization { user: "someone", password: "a password" }'
+INFO = {"server_id": "x", "version": "2.15.1", "proto": 1, "headers": True, "max_payload": 1048576, "nonce": "abc"}
+
+
+@asynccontextmanager
+async def connection(url: str, *more: str, seconds: float = 5.0, **options: Any) -> AsyncIterator[Connection]:  # noqa: ANN401
+    made = Connection(Server(urls=(url, *more), node="n1", **options), connect_seconds=seconds)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def listener(greeting: bytes, heard: bytearray) -> AsyncIterator[str]:
+    """Listen, say `greeting` to who connects, and keep what they say."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        while data := await reader.read(65_536):
+            heard.extend(data)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def permissions(text: str) -> str:
+    """Return the configuration of a server that lets everybody in, with these permissions."""
+    return f"authorization {{ default_permissions: {{ {text} }}, users: [{{user: u}}] }}\nno_auth_user: u"
+
+
+async def failure(made: Connection, *, within: float, subject: str = "anything") -> KeydistError:
+    """Return what a request raises, which must be soon."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    with pytest.raises(KeydistError) as caught:
+        await made.request(subject)
+    assert loop.time() - start < within
+    return caught.value
+
+
+@asynccontextmanager
+async def silent_subject(server: EmbeddedServer, subject: str) -> AsyncIterator[None]:
+    """Listen on a subject and never answer."""
+    client = Client()
+    await client.connect(server.url)
+    await client.subscribe(subject)
+    await client.flush()
+    try:
+        yield
+    finally:
+        await client.close()
+
+
+async def answered(store: NatsKeysetStore, *, seconds: float = 15.0) -> Stored | Absent:
+    """Read until an answer comes, as a retry would."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await store.read(from_leader=True)
+            except TransientError:
+                await store.wait_for_notice(0.1)
+
+
+# --- connecting ---------------------------------------------------------------------------------
+
+
+async def test_a_refused_port_is_unreachable_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with connection(f"nats://127.0.0.1:{taken.getsockname()[1]}") as made:
+            error = await failure(made, within=1)
+    assert isinstance(error, UnreachableError)
+    assert "connection refused" in error.found or "connect call failed" in error.found.lower()
+
+
+async def test_a_listener_that_never_speaks_is_unreachable_at_the_deadline() -> None:
+    heard = bytearray()
+    async with listener(b"", heard) as url, connection(url, seconds=1.0) as made:
+        error = await failure(made, within=2.5)
+    assert isinstance(error, UnreachableError)
+    assert error.found
+    assert not heard
+
+
+async def test_a_listener_that_never_accepts_is_unreachable_at_the_deadline() -> None:
+    with socket.socket() as server, socket.socket() as first:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        first.connect(server.getsockname())
+        async with connection(f"nats://127.0.0.1:{server.getsockname()[1]}", seconds=0.5) as made:
+            error = await failure(made, within=2)
+    assert isinstance(error, UnreachableError)
+
+
+async def test_a_listener_that_speaks_another_language_is_unreachable() -> None:
+    async with listener(b"SSH-2.0-OpenSSH_9.2\r\n", bytearray()) as url, connection(url, seconds=1.0) as made:
+        error = await failure(made, within=2.5)
+    assert isinstance(error, UnreachableError)
+
+
+async def test_one_of_two_servers_is_enough(nats_server: EmbeddedServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with connection(f"nats://127.0.0.1:{taken.getsockname()[1]}", nats_server.url) as made:
+            assert (await made.request("nobody.there")).status == 503
+
+
+async def test_wrong_credentials_are_refused_quickly_and_silently(
+    start_server: StartServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = start_server(extra=PASSWORD)
+    async with connection(server.url) as made:
+        error = await failure(made, within=1)
+        again = await failure(made, within=1)
+    assert isinstance(error, CredentialsRefusedError)
+    assert error.exit_code == 77
+    assert "authorization violation" in error.found.lower()
+    assert isinstance(again, CredentialsRefusedError)
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_too_many_connections_are_no_refusal_of_credentials(start_server: StartServer) -> None:
+    server = start_server(extra="max_connections: 1")
+    async with connection(server.url) as one, connection(server.url, seconds=1.0) as other:
+        await one.request("nobody.there")
+        error = await failure(other, within=2.5)
+    assert isinstance(error, UnreachableError)
+
+
+@pytest.mark.parametrize("server_speaks_first", [True, False])
+async def test_tls_that_was_asked_for_is_never_given_up(*, server_speaks_first: bool) -> None:
+    heard = bytearray()
+    greeting = f"INFO {json.dumps(INFO)}\r\n".encode() if server_speaks_first else b""
+    async with (
+        listener(greeting, heard) as url,
+        connection(url, seconds=1.0, tls=TlsConfig()) as made,
+    ):
+        error = await failure(made, within=3.5)
+    assert isinstance(error, UnreachableError)
+    assert heard[:1] == b"\x16"  # a TLS handshake, and nothing else
+    assert b"CONNECT" not in heard
+
+
+async def test_tls_with_a_plain_server_is_unreachable(nats_server: EmbeddedServer) -> None:
+    async with connection(nats_server.url, seconds=1.0, tls=TlsConfig()) as made:
+        error = await failure(made, within=2.5)
+    assert isinstance(error, UnreachableError)
+
+
+async def test_many_requests_at_once_make_one_connection(nats_server: EmbeddedServer) -> None:
+    async with connection(nats_server.url) as made:
+        await asyncio.gather(*(made.request("nobody.there") for _ in range(20)))
+        client = made._client
+        await made.request("nobody.there")
+        assert made._client is client
+
+
+# --- losing the connection ----------------------------------------------------------------------
+
+
+async def test_a_silent_answer_is_a_timeout_not_an_absence(nats_server: EmbeddedServer) -> None:
+    async with silent_subject(nats_server, "silent"), connection(nats_server.url) as made:
+        with pytest.raises(StoreTimeoutError, match="did not answer in time") as caught:
+            await made.request("silent", seconds=0.3)
+    assert caught.value.expected == "an answer on silent"
+    assert not isinstance(caught.value, OSError)
+
+
+async def test_a_server_killed_during_a_request(start_server: StartServer) -> None:
+    server = start_server()
+    async with silent_subject(server, "silent"), connection(server.url) as made:
+        await made.request("nobody.there")
+        asking = asyncio.gather(made.request("silent", seconds=1), return_exceptions=True)
+        await made.wait_for_notice("nothing", 0.0)
+        await asyncio.to_thread(server.stop, kill=True)
+        (error,) = await asking
+        assert isinstance(error, TransientError)
+        later = await failure(made, within=7)
+        assert isinstance(later, UnreachableError)
+        assert later.fix
+
+
+async def test_a_connection_comes_back_after_a_restart_and_no_write_is_made_up_for(start_server: StartServer) -> None:
+    """What was asked while disconnected must not be applied later, behind the back of who was told that it failed."""
+    server = start_server()
+    async with connection(server.url) as made:
+        store = NatsKeysetStore(made, bucket="keydist", entry="signing-key")
+        await store.create_bucket()
+        await store.wait_for_notice(0.0)
+        await asyncio.to_thread(server.stop, kill=True)
+        with pytest.raises(TransientError):
+            await store.write_first(b"one")
+        await asyncio.to_thread(server.start)
+        assert await answered(store) == Absent(why=Absence.NEVER_WRITTEN)
+        assert await store.write_first(b"two") == 1
+
+
+async def test_a_reconnection_wakes_who_waits(start_server: StartServer) -> None:
+    server = start_server()
+    async with connection(server.url) as made:
+        await made.request("nobody.there")
+        await made.wait_for_notice("changed", 0.0)
+        await asyncio.to_thread(server.stop, kill=True)
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(15):
+            await made.wait_for_notice("changed", 60)
+
+
+async def test_a_bucket_lost_with_its_server_is_missing_not_empty(start_server: StartServer) -> None:
+    server = start_server()
+    async with connection(server.url) as made:
+        store = NatsKeysetStore(made, bucket="keydist", entry="signing-key")
+        await store.create_bucket()
+        await store.write_first(b"one")
+        await asyncio.to_thread(server.stop, kill=True)
+        server.wipe()
+        await asyncio.to_thread(server.start)
+        assert await answered(store) == Absent(why=Absence.BUCKET_MISSING)
+        await store.create_bucket()
+        assert await store.write_first(b"one") == 1
+
+
+async def test_credentials_that_are_withdrawn_are_refused_on_the_standing_connection(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server()
+    async with connection(server.url) as made:
+        await made.request("nobody.there")
+        await asyncio.to_thread(server.stop, kill=True)
+        guarded = EmbeddedServer(tmp_path / "guarded", extra=PASSWORD)
+        guarded.port = server.port
+        await asyncio.to_thread(guarded.start)
+        try:
+            async with asyncio.timeout(15):
+                while not isinstance(await failure(made, within=7), CredentialsRefusedError):
+                    await made.wait_for_notice("changed", 0.1)
+        finally:
+            await asyncio.to_thread(guarded.stop)
+
+
+async def test_a_connection_that_was_closed_for_good_is_made_again(nats_server: EmbeddedServer) -> None:
+    async with connection(nats_server.url) as made:
+        await made.request("nobody.there")
+        assert made._client is not None
+        await made._client.close()
+        assert (await made.request("nobody.there")).status == 503
+
+
+# --- the error callback, and what it hears ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        Exception(),
+        Exception(None),
+        ValueError("\udcff"),
+        OSError(5, None),
+        Exception("permissions violation"),
+        KeyError(),
+    ],
+    ids=repr,
+)
+def test_the_error_callback_takes_anything(exc: Exception) -> None:
+    made = Connection(Server(urls=("nats://127.0.0.1:1",), node="n1"))
+    for _ in range(100):
+        made._note(exc)
+    assert made._denied("subject") is None
+    assert len(made._failures) < 20
+    assert len(made._denials) < 20
+
+
+async def test_a_denied_inbox_is_forbidden_not_a_timeout(start_server: StartServer) -> None:
+    server = start_server(extra=permissions('publish: ">", subscribe: "_INBOX_other.>"'))
+    async with connection(server.url) as made:
+        error = await failure(made, within=1)
+    assert isinstance(error, ForbiddenError)
+    assert "subscription" in error.found
+
+
+async def test_a_denial_concerns_its_subject_only(start_server: StartServer) -> None:
+    server = start_server(extra=permissions('publish: { deny: "denied" }'))
+    async with silent_subject(server, "allowed"), connection(server.url) as made:
+        slow = asyncio.gather(made.request("allowed", seconds=1), return_exceptions=True)
+        error = await failure(made, within=1, subject="denied")
+        (silence,) = await slow
+    assert isinstance(error, ForbiddenError)
+    assert "denied" in error.message
+    assert isinstance(silence, StoreTimeoutError)
+
+
+async def test_a_denied_notice_leaves_the_waiting_a_wait(start_server: StartServer) -> None:
+    server = start_server(extra=permissions('publish: ">", subscribe: "_INBOX_n1.>"'))
+    async with connection(server.url) as made:
+        await made.request("nobody.there")
+        await made.wait_for_notice("keydist.changed.signing-key", 0.05)
+        await made.wait_for_notice("keydist.changed.signing-key", 0.05)
+        assert (await made.request("nobody.there")).status == 503
