@@ -1,4 +1,4 @@
-"""What services need from the outside: small protocols and the values that cross them.
+"""What services need from the outside: small protocols.
 
 Adapters implement these; fakes in the tests pass the same contract suites. Every protocol states its errors,
 what absence means, and what is true after a cancellation.
@@ -7,41 +7,15 @@ what absence means, and what is true after a cancellation.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from keydist.core.accept import Floor, Held
+from keydist.core.accept import Held
+from keydist.core.entry import Absent, Stored
+from keydist.core.local import Confirmation, Local
 from keydist.core.token import BootstrapToken
 from keydist.errors import KeydistError
 
 T = TypeVar("T")
-
-
-class Absence(StrEnum):
-    """Why the store has no envelope; `UNKNOWN` where this user may not ask."""
-
-    NEVER_WRITTEN = "never written"
-    DELETED = "deleted"
-    EMPTIED = "emptied"
-    BUCKET_MISSING = "bucket missing"
-    UNKNOWN = "missing, empty or never written"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """What the entry holds, not yet trusted, and the store's own compare-and-set number."""
-
-    envelope: bytes = field(repr=False)
-    revision: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Absent:
-    """The entry holds nothing; `revision` is what a compare-and-set on the entry expects (0: no message)."""
-
-    why: Absence
-    revision: int = 0
 
 
 class KeysetStore(Protocol):
@@ -78,33 +52,6 @@ class KeysetStore(Protocol):
     async def close(self) -> None:
         """Let go of the connection. Never raises."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """When (unix seconds, this node's clock) a leader read was sent that confirmed this epoch."""
-
-    epoch: int
-    digest: bytes
-    at: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Local:
-    """What a node's disk holds.
-
-    `held` is verified or None; `floor` is the effective floor; `damage` says why signs of a keyset are there but
-    none can be used, and `quarantine` whether it may be moved aside. `alarms` are failures that stop nothing.
-    `stamp` changes with every installation: how `install` knows that nobody came in between.
-    """
-
-    held: Held | None = None
-    floor: Floor | None = None
-    damage: KeydistError | None = None
-    quarantine: bool = False
-    alarms: tuple[KeydistError, ...] = ()
-    confirmation: Confirmation | None = None
-    stamp: bytes | None = None
 
 
 class KeysetDisk(Protocol):

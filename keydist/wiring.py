@@ -16,17 +16,17 @@ from keydist.adapters.nats.probe import refused_by_all
 from keydist.adapters.token_file import find_token_file, read_tokens
 from keydist.core.accept import Demands
 from keydist.core.envelope import Place
-from keydist.core.restart import Role
 from keydist.errors import ConfigError, KeydistError, TokenError, UnsafeFileError
-from keydist.services.bootstrap import Node, Outcome, bootstrap, meet_demands, start_from_disk
+from keydist.services.from_disk import Outcome, meet_demands, start_from_disk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from keydist.adapters.config import Config
     from keydist.adapters.nats.store import NatsKeysetStore
+    from keydist.core.local import Local
     from keydist.core.token import BootstrapToken
-    from keydist.ports import Local, Notifier
+    from keydist.ports import Notifier
 
 _LEAST_CONNECT_SECONDS: Final = 1.0
 _MOST_CONNECT_SECONDS: Final = 5.0
@@ -113,7 +113,7 @@ def open_store(config: Config, *, seconds: float = _MOST_CONNECT_SECONDS) -> Nat
     )
 
 
-def run_bootstrap(node: Machine, *, role: Role, seconds: float, notifier: Notifier) -> Outcome:
+def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outcome:
     """Bootstrap a node and return how it got its keyset. Raises the `KeydistError` that says why it has none."""
     local = node.load()
     now = node.clock.now()
@@ -129,16 +129,18 @@ def run_bootstrap(node: Machine, *, role: Role, seconds: float, notifier: Notifi
 
     import asyncio  # noqa: PLC0415 - 37 ms, not needed from disk
 
-    return asyncio.run(_bootstrap(node, local, role=role, seconds=seconds, notifier=notifier))
+    return asyncio.run(_bootstrap(node, local, seconds=seconds, notifier=notifier))
 
 
-async def _bootstrap(node: Machine, local: Local, *, role: Role, seconds: float, notifier: Notifier) -> Outcome:
-    from keydist.adapters.retry import TenacityRetry  # noqa: PLC0415 - typing only until something fails
+async def _bootstrap(node: Machine, local: Local, *, seconds: float, notifier: Notifier) -> Outcome:
+    from keydist.adapters.retry import TenacityRetry  # noqa: PLC0415 - not needed from disk
+    from keydist.core.restart import Role  # noqa: PLC0415
+    from keydist.services.bootstrap import Node, bootstrap  # noqa: PLC0415
 
     store = open_store(node.config, seconds=seconds)
     try:
         return await bootstrap(
-            Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=role),
+            Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role(node.config.role)),
             local,
             first_envelope=_first_envelope(node),
             retry=TenacityRetry(node.clock),

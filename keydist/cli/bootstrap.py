@@ -12,14 +12,13 @@ from keydist.adapters.config import load_config
 from keydist.adapters.systemd import ServiceManager
 from keydist.cli.progress import Progress
 from keydist.cli.render import fail, print_json, print_line, tell_alarms
-from keydist.core.restart import Role
 from keydist.errors import KeydistError
 from keydist.wiring import Machine, machine, run_bootstrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keydist.services.bootstrap import Outcome
+    from keydist.services.from_disk import Outcome
 
 _VALUES: Final = {
     "--config": "config",
@@ -78,7 +77,7 @@ def run(options: BootstrapOptions) -> int:
         )
         node = machine(config, os.environ, token_file=options.token_file, min_epoch=int(options.min_epoch))
         try:
-            outcome = run_bootstrap(node, role=Role(config.role), seconds=config.bootstrap_timeout, notifier=progress)
+            outcome = run_bootstrap(node, seconds=config.bootstrap_timeout, notifier=progress)
         finally:
             progress.done()
     except KeydistError as exc:

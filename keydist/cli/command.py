@@ -16,7 +16,7 @@ from keydist.services.bootstrap import Node
 from keydist.wiring import Machine, machine, open_store
 
 if TYPE_CHECKING:
-    from keydist.ports import Local
+    from keydist.core.local import Local
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ import typer
 
 from keydist.adapters.public_file import write_public
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, held_local, this_node
-from keydist.cli.render import date, print_json, print_line
+from keydist.cli.render import print_json, print_line
+from keydist.cli.times import date
 from keydist.core.jwk import jwk_set, public_jwk
 from keydist.core.pem import private_pem, public_pem
 from keydist.core.strict import serialise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,6 +21,7 @@ class Progress:
 
     def waiting(self, what: str, *, seconds_left: float) -> None:
         """Say what is being waited for."""
+        gc.enable()  # the way in turned it off for a process that ends at once; this one waits
         self._manager.waiting(what, seconds_left=seconds_left)
         if self._stream.isatty():
             line = f"keydist: {what} ({seconds_left:.0f} s left)"

@@ -8,11 +8,12 @@ import typer
 
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, no_keyset, this_node, with_store
 from keydist.cli.keys import describe_key
-from keydist.cli.render import age, date, print_json, print_line, tell_alarms
+from keydist.cli.render import print_json, print_line, tell_alarms
+from keydist.cli.times import age, date
 from keydist.services.status import Standing, standing
 
 if TYPE_CHECKING:
-    from keydist.ports import Local
+    from keydist.core.local import Local
     from keydist.services.bootstrap import Node
     from keydist.wiring import Machine
 

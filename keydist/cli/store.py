@@ -19,7 +19,8 @@ from keydist.cli.command import (
     this_node,
     with_store,
 )
-from keydist.cli.render import date, print_json, print_line, tell
+from keydist.cli.render import print_json, print_line, tell
+from keydist.cli.times import date
 from keydist.core.envelope import MAX_ENVELOPE
 from keydist.core.strict import b64url_encode
 from keydist.errors import ConfigError, UsageError

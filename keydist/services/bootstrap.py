@@ -16,11 +16,9 @@ from keydist.errors import (
     ConflictError,
     CorruptError,
     DiskError,
-    ForkError,
     KeydistError,
     NotYetError,
     RefusedGenesisError,
-    RollbackError,
     StoreLostError,
     TransientError,
     TrustError,
@@ -29,6 +27,7 @@ from keydist.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
+from keydist.services.from_disk import Outcome, meet_demands, start_from_disk
 from keydist.services.observe import Observation, confirmation, observe, on_disk
 from keydist.services.put_back import put_back
 
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from keydist.core.accept import Demands, Held
-    from keydist.ports import Clock, KeysetDisk, KeysetStore, Local, Notifier, Retry
+    from keydist.core.local import Local
+    from keydist.ports import Clock, KeysetDisk, KeysetStore, Notifier, Retry
 
 _ABSENT: Final = {
     InStore.NEVER_WRITTEN: "nothing was ever written to it",
@@ -45,19 +45,6 @@ _ABSENT: Final = {
     InStore.EMPTIED: "the bucket was emptied",
     InStore.ABSENT: "there is no key, and this user may not ask why",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a node got its keyset, and what is wrong although it has one.
-
-    `how` is generated, adopted, retrieved, unchanged, from-disk or republished.
-    """
-
-    how: str
-    held: Held
-    alarms: tuple[KeydistError, ...] = ()
-    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,45 +93,6 @@ async def bootstrap(
         if work.local.held is not None:
             return start_from_disk(node.disk, work.local, exc, now=node.clock.now())
         raise work.gave_up(exc, seconds) from exc
-
-
-def start_from_disk(disk: KeysetDisk, local: Local, *alarms: KeydistError, now: int, how: str = "from-disk") -> Outcome:
-    """Return the outcome of a start from a verified keyset on disk, after finishing what a crash left undone."""
-    if local.held is None:
-        msg = "there is no verified keyset on disk"
-        raise ValueError(msg)
-    late: tuple[KeydistError, ...] = ()
-    try:
-        disk.settle(local, now=now)
-    except (DiskError, TransientError) as exc:
-        late = (exc,)
-    return Outcome(how=how, held=local.held, alarms=(*alarms, *local.alarms, *late))
-
-
-def meet_demands(local: Local, demands: Demands) -> Local:
-    """Return what a disk holds once this node's demands are put to it too.
-
-    An epoch below the demanded one does not count. Raises `ForkError` for another lineage than the configured one.
-    """
-    if local.held is None:
-        return local
-    keyset = local.held.keyset
-    if demands.lineage is not None and keyset.lineage != demands.lineage:
-        raise ForkError(
-            "the keyset on this node is of another lineage than the configured one",
-            expected=f"lineage {demands.lineage}",
-            found=f"lineage {keyset.lineage}",
-            fix="correct lineage: in the configuration, or forget this node's state: keydist reset",
-        )
-    if keyset.epoch < demands.min_epoch:
-        damage = RollbackError(
-            "the keyset on this node is older than demanded",
-            expected=f"epoch {demands.min_epoch} or later",
-            found=f"epoch {keyset.epoch}",
-            fix="start with NATS reachable and a newer epoch in the store",
-        )
-        return replace(local, held=None, damage=damage)
-    return local
 
 
 class _Bootstrap:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from keydist.core.accept import Accepted, Demands, Unchanged, accept
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.core.envelope import digest
+from keydist.core.local import Confirmation, Local
 from keydist.core.restart import InStore, OnDisk
 from keydist.errors import (
     ConfigError,
@@ -17,7 +19,7 @@ from keydist.errors import (
     TrustError,
     WrongTokenError,
 )
-from keydist.ports import Absence, Absent, Clock, Confirmation, KeysetStore, Local, Stored
+from keydist.ports import Clock, KeysetStore
 
 _ABSENT = {
     Absence.NEVER_WRITTEN: InStore.NEVER_WRITTEN,

@@ -11,7 +11,8 @@ from keydist.services.observe import Observation, observe
 
 if TYPE_CHECKING:
     from keydist.core.accept import Demands, Held
-    from keydist.ports import Clock, KeysetStore, Local
+    from keydist.core.local import Local
+    from keydist.ports import Clock, KeysetStore
 
 LOST: Final = frozenset(
     {InStore.BUCKET_MISSING, InStore.NEVER_WRITTEN, InStore.EMPTIED, InStore.DELETED, InStore.ANCESTOR}

@@ -22,7 +22,7 @@ from keydist.services.observe import Observation
 from keydist.services.put_back import LOST
 
 if TYPE_CHECKING:
-    from keydist.ports import Local
+    from keydist.core.local import Local
     from keydist.services.bootstrap import Node
 
 _REHEARSAL: Final = b"keydist restore rehearsal"

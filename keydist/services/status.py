@@ -9,7 +9,7 @@ from keydist.core.restart import InStore
 from keydist.errors import KeydistError, OutdatedError, StoreLostError
 
 if TYPE_CHECKING:
-    from keydist.ports import Local
+    from keydist.core.local import Local
     from keydist.services.bootstrap import Node
     from keydist.services.observe import Observation
 

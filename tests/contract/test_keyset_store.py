@@ -12,8 +12,9 @@ import pytest
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ConflictError, KeydistError, TransientError, UnreachableError
-from keydist.ports import Absence, Absent, KeysetStore, Stored
+from keydist.ports import KeysetStore
 from tests.fakes.memory_store import MemoryBucket, MemoryKeysetStore
 
 if TYPE_CHECKING:

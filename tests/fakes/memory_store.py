@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import (
     ConflictError,
     CredentialsRefusedError,
@@ -21,7 +22,6 @@ from keydist.errors import (
     StoreTimeoutError,
     UnreachableError,
 )
-from keydist.ports import Absence, Absent, Stored
 from tests.fakes.clock import VirtualClock
 
 

@@ -17,6 +17,7 @@ from keydist.adapters.config import TlsConfig
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import (
     CredentialsRefusedError,
     ForbiddenError,
@@ -25,7 +26,6 @@ from keydist.errors import (
     TransientError,
     UnreachableError,
 )
-from keydist.ports import Absence, Absent, Stored
 
 StartServer = Callable[..., EmbeddedServer]
 

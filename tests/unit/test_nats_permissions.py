@@ -13,8 +13,8 @@ import pytest
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ForbiddenError, UnreachableError
-from keydist.ports import Absence, Absent, Stored
 
 GET = "$JS.API.DIRECT.GET.KV_keydist.$KV.keydist.signing-key"
 READ = "$JS.API.STREAM.MSG.GET.KV_keydist"

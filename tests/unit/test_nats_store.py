@@ -15,8 +15,8 @@ from nats.aio.msg import Msg
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ConfigError, ConflictError, StoreTimeoutError, TransientError, UnreachableError
-from keydist.ports import Absence, Absent, Stored
 
 READ, GET, INFO = "$JS.API.STREAM.MSG.GET.KV_x", "$JS.API.DIRECT.GET.KV_x.$KV.x.e", "$JS.API.STREAM.INFO.KV_x"
 PUT, CREATE = "$KV.x.e", "$JS.API.STREAM.CREATE.KV_x"

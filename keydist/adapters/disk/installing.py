@@ -14,9 +14,9 @@ from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, SEEN, may_seal, 
 from keydist.adapters.disk.records import Seen, format_floor, note_seen, parse_seen, raised_floor
 from keydist.core.accept import Floor, Held
 from keydist.core.jwk import public_jwk
+from keydist.core.local import Local
 from keydist.core.strict import serialise
 from keydist.errors import MalformedError
-from keydist.ports import Local
 
 PUBLIC: Final = "public"
 QUARANTINE: Final = "quarantine"

@@ -31,10 +31,10 @@ from keydist.adapters.disk.records import format_confirmation
 from keydist.adapters.disk.system import System
 from keydist.core.accept import Floor, Held
 from keydist.core.envelope import digest
+from keydist.core.local import Confirmation, Local
 from keydist.core.strict import b64url_encode
 from keydist.core.token import BootstrapToken
 from keydist.errors import BusyError, ConflictError
-from keydist.ports import Confirmation, Local
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.02

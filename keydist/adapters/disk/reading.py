@@ -14,6 +14,7 @@ from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.records import parse_confirmation, parse_floor, raised_floor
 from keydist.core.accept import Floor, Held
 from keydist.core.envelope import digest
+from keydist.core.local import Confirmation, Local
 from keydist.core.token import BootstrapToken
 from keydist.errors import (
     CommitmentError,
@@ -25,7 +26,6 @@ from keydist.errors import (
     UnsupportedError,
     WrongTokenError,
 )
-from keydist.ports import Confirmation, Local
 
 LIVE: Final = "live"
 ARCHIVE: Final = "archive"

@@ -12,10 +12,10 @@ from typing import Final
 from keydist.core.accept import Floor
 from keydist.core.envelope import is_hex
 from keydist.core.keyset import DIGEST_BYTES, Keyset, State
+from keydist.core.local import Confirmation
 from keydist.core.plaintext import parse_kid
 from keydist.core.strict import array_of, b64url_encode, exact_members, fixed, integer, parse_object, serialise
 from keydist.errors import MalformedError
-from keydist.ports import Confirmation
 
 Seen = dict[str, dict[str, int]]
 """kid → state → unix seconds at which this node first durably held the kid in that state."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from keydist.adapters.nats import bucket as streams
 from keydist.adapters.nats.connection import Connection, Reply
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import (
     ConfigError,
     ConflictError,
@@ -22,7 +23,6 @@ from keydist.errors import (
     TransientError,
     UnreachableError,
 )
-from keydist.ports import Absence, Absent, Stored
 
 _NO_MESSAGE: Final = 10037
 _NO_STREAM: Final = 10059

@@ -1,0 +1,37 @@
+"""What a node's disk holds, as everything above the disk sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keydist.core.accept import Floor, Held
+    from keydist.errors import KeydistError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """When (unix seconds, this node's clock) a leader read was sent that confirmed this epoch."""
+
+    epoch: int
+    digest: bytes
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """What a node's disk holds.
+
+    `held` is verified or None; `floor` is the effective floor; `damage` says why signs of a keyset are there but
+    none can be used, and `quarantine` whether it may be moved aside. `alarms` are failures that stop nothing.
+    `stamp` changes with every installation: how `install` knows that nobody came in between.
+    """
+
+    held: Held | None = None
+    floor: Floor | None = None
+    damage: KeydistError | None = None
+    quarantine: bool = False
+    alarms: tuple[KeydistError, ...] = ()
+    confirmation: Confirmation | None = None
+    stamp: bytes | None = None

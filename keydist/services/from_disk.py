@@ -1,0 +1,65 @@
+"""Starting from a verified keyset on disk: what needs neither the store nor an event loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from keydist.errors import DiskError, ForkError, KeydistError, RollbackError, TransientError
+
+if TYPE_CHECKING:
+    from keydist.core.accept import Demands, Held
+    from keydist.core.local import Local
+    from keydist.ports import KeysetDisk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a node got its keyset, and what is wrong although it has one.
+
+    `how` is generated, adopted, retrieved, unchanged, from-disk or republished.
+    """
+
+    how: str
+    held: Held
+    alarms: tuple[KeydistError, ...] = ()
+    changed: bool = False
+
+
+def start_from_disk(disk: KeysetDisk, local: Local, *alarms: KeydistError, now: int, how: str = "from-disk") -> Outcome:
+    """Return the outcome of a start from a verified keyset on disk, after finishing what a crash left undone."""
+    if local.held is None:
+        msg = "there is no verified keyset on disk"
+        raise ValueError(msg)
+    late: tuple[KeydistError, ...] = ()
+    try:
+        disk.settle(local, now=now)
+    except (DiskError, TransientError) as exc:
+        late = (exc,)
+    return Outcome(how=how, held=local.held, alarms=(*alarms, *local.alarms, *late))
+
+
+def meet_demands(local: Local, demands: Demands) -> Local:
+    """Return what a disk holds once this node's demands are put to it too.
+
+    An epoch below the demanded one does not count. Raises `ForkError` for another lineage than the configured one.
+    """
+    if local.held is None:
+        return local
+    keyset = local.held.keyset
+    if demands.lineage is not None and keyset.lineage != demands.lineage:
+        raise ForkError(
+            "the keyset on this node is of another lineage than the configured one",
+            expected=f"lineage {demands.lineage}",
+            found=f"lineage {keyset.lineage}",
+            fix="correct lineage: in the configuration, or forget this node's state: keydist reset",
+        )
+    if keyset.epoch < demands.min_epoch:
+        damage = RollbackError(
+            "the keyset on this node is older than demanded",
+            expected=f"epoch {demands.min_epoch} or later",
+            found=f"epoch {keyset.epoch}",
+            fix="start with NATS reachable and a newer epoch in the store",
+        )
+        return replace(local, held=None, damage=damage)
+    return local
