@@ -6,8 +6,7 @@ than everything else together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.disk.archive import Layout
@@ -32,8 +31,7 @@ _LEAST_CONNECT_SECONDS: Final = 1.0
 _MOST_CONNECT_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(NamedTuple):
     """One node as configured, with its disk and tokens; `token_error` says why there are none."""
 
     config: Config

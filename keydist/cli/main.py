@@ -5,22 +5,28 @@ from __future__ import annotations
 import gc
 import sys
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run a command and exit with its code."""
-    if sys.argv[1:2] == ["bootstrap"]:
+    try:
+        sys.exit(_run(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["bootstrap"]:
         gc.disable()  # a process of a tenth of a second collects nothing but its own start
         from keydist.cli.bootstrap import parse_plain, run  # noqa: PLC0415 - each way in loads only what it needs
 
-        options = parse_plain(sys.argv[2:])
+        options = parse_plain(arguments[1:])
         if options is not None:
-            try:
-                sys.exit(run(options))
-            except KeyboardInterrupt:
-                sys.exit(130)
+            return run(options)
     from keydist.cli.app import run_app  # noqa: PLC0415 - typer costs 50 ms
 
-    sys.exit(run_app())
+    return run_app()
 
 
 if __name__ == "__main__":

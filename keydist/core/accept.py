@@ -9,7 +9,7 @@ Step 13, persist then use, is the caller's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from keydist.core.envelope import Envelope, Place, digest, open_envelope, parse_envelope
 from keydist.core.keyset import Keyset, check_advance
@@ -21,8 +21,7 @@ from keydist.errors import ForeignClusterError, ForkError, MalformedError, Rollb
 RESOLVE: Final = "see both sides with: keydist store resolve --keep local --dry-run"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Floor:
+class Floor(NamedTuple):
     """What a node will not go back behind: the highest epoch it accepted, and what it saw superseded and revoked."""
 
     lineage: str
@@ -48,8 +47,7 @@ class Held:
         return digest(self.envelope)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demands:
+class Demands(NamedTuple):
     """What this node demands of an envelope: its place, tokens, pinned lineage, least epoch, and what it has."""
 
     place: Place
@@ -60,13 +58,11 @@ class Demands:
     floor: Floor | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unchanged:
+class Unchanged(NamedTuple):
     """The envelope is the accepted one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(NamedTuple):
     """An envelope that may be installed; `ancestry_unproven` where it is more than 64 epochs ahead."""
 
     held: Held

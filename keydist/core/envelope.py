@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from keydist.core import crypto
 from keydist.core.keyset import DIGEST_BYTES
@@ -19,6 +19,7 @@ from keydist.core.strict import (
     exact_members,
     fixed,
     integer,
+    is_hex,
     parse_object,
     serialise,
 )
@@ -42,13 +43,11 @@ _KINDS: Final[tuple[tuple[str, str | int], ...]] = (
     ("alg", "dir"),
     ("enc", "A256GCM"),
 )
-_HEX: Final = frozenset("0123456789abcdef")
 _LINEAGE_HEX: Final = 32
 _ID_HEX: Final = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """The protected header; `issued` in unix seconds, `rnd` and `commitment` 32 bytes each."""
 
     token_id: str
@@ -93,11 +92,6 @@ class Envelope:
 def digest(envelope: bytes) -> bytes:
     """Return the first 16 bytes of an envelope's SHA-256: how ancestry and records name it."""
     return hashlib.sha256(envelope).digest()[:DIGEST_BYTES]
-
-
-def is_hex(value: object, length: int) -> bool:
-    """Tell whether `value` is exactly `length` lower-case hex digits."""
-    return isinstance(value, str) and len(value) == length and _HEX.issuperset(value)
 
 
 def parse_envelope(raw: bytes, *, typ: str = KEYSET_TYPE) -> Envelope:
@@ -179,8 +173,7 @@ def open_envelope(envelope: Envelope, token: BootstrapToken) -> bytes:
     return crypto.decrypt(keys.content, envelope.iv, envelope.sealed, envelope.aad)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """Where an envelope belongs: the cluster's name and `KV/<bucket>/<entry>`."""
 
     cluster: str

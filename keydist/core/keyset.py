@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from keydist.core.crypto import PublicPart
 from keydist.core.policy import Policy
@@ -85,8 +85,7 @@ class Key:
         return self.public_part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revocation:
+class Revocation(NamedTuple):
     """A key that must never be accepted again: since when (unix seconds) and why (at most 64 bytes)."""
 
     kid: str

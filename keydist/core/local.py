@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from keydist.core.accept import Floor, Held
     from keydist.errors import KeydistError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
+class Confirmation(NamedTuple):
     """When (unix seconds, this node's clock) a leader read was sent that confirmed this epoch."""
 
     epoch: int
@@ -19,8 +17,7 @@ class Confirmation:
     at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Local:
+class Local(NamedTuple):
     """What a node's disk holds.
 
     `held` is verified or None; `floor` is the effective floor; `damage` says why signs of a keyset are there but

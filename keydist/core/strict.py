@@ -17,6 +17,7 @@ MAX_INT: Final = 2**53
 """Integers stay below this, so that every JSON implementation reads the same number (RFC 7493)."""
 
 _T = TypeVar("_T")
+_HEX: Final = frozenset("0123456789abcdef")
 _ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -106,6 +107,11 @@ def exact_members(value: Mapping[str, object], required: frozenset[str], optiona
         raise MalformedError(
             f"{what} has the wrong members", expected=", ".join(sorted(required)), found="; ".join(found)
         )
+
+
+def is_hex(value: object, length: int) -> bool:
+    """Tell whether `value` is exactly `length` lower-case hex digits."""
+    return isinstance(value, str) and len(value) == length and _HEX.issuperset(value)
 
 
 def integer(value: object, what: str, *, least: int = 0) -> int:

@@ -7,12 +7,12 @@ Tokens are generated only. HKDF does not stretch, so a secret that looks like a 
 from __future__ import annotations
 
 import base64
-import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from keydist.core.strict import is_hex
 from keydist.errors import TokenError
 
 SECRET_BYTES: Final = 32
@@ -23,9 +23,7 @@ MAX_FILE: Final = 4096
 _MIN_DISTINCT: Final = 18
 _MAX_LINES: Final = 2
 _LENGTH: Final = len("kdt1_") + 10 + 1 + 52 + 1 + 8
-_ID: Final = re.compile(r"[0-9a-f]{10}", re.ASCII)
-_SECRET: Final = re.compile(r"[a-z2-7]{52}", re.ASCII)
-_CHECKSUM: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_BASE32: Final = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 _FIX: Final = "copy the whole token file again, or make a new token with: keydist token generate"
 
 
@@ -42,7 +40,7 @@ class BootstrapToken:
 
     def __post_init__(self) -> None:
         """Refuse a secret that was not generated."""
-        if not _ID.fullmatch(self.token_id):
+        if not is_hex(self.token_id, 2 * ID_BYTES):
             raise TokenError("the token id is not well formed", expected="10 hex digits", fix=_FIX)
         if len(self.secret) != SECRET_BYTES:
             raise TokenError("the token's secret has the wrong length", expected=f"{SECRET_BYTES} bytes", fix=_FIX)
@@ -91,11 +89,11 @@ def parse_token(text: str) -> BootstrapToken:
         raise TokenError(
             "the token's parts are not separated by '_'", expected="kdt1_<id>_<secret>_<checksum>", fix=_FIX
         )
-    if not _ID.fullmatch(token_id):
+    if not is_hex(token_id, 2 * ID_BYTES):
         raise TokenError("the token id is not well formed", expected="10 lower-case hex digits", fix=_FIX)
-    if not _SECRET.fullmatch(secret_text):
+    if not _BASE32.issuperset(secret_text):
         raise TokenError("the token's secret is not base32", expected="52 characters of a-z and 2-7", fix=_FIX)
-    if not _CHECKSUM.fullmatch(checksum):
+    if not is_hex(checksum, len(checksum)):
         raise TokenError("the token's checksum is not well formed", expected="8 lower-case hex digits", fix=_FIX)
     if int(checksum, 16) != zlib.crc32(text[:68].encode("ascii")):
         raise TokenError("the token's checksum does not match: it was altered or cut", fix=_FIX)

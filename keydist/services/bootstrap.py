@@ -8,7 +8,7 @@ while a verified keyset is on disk is an alarm, never a failure.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import Action, InStore, OnDisk, Role, decide
@@ -230,7 +230,7 @@ class _Bootstrap:
         if back.found is not InStore.SAME:
             return self._start(alarm, back.error or _lost(back))
         self._keep_confirmation(back)
-        return replace(self._start(alarm, how="republished"), changed=True)
+        return self._start(alarm, how="republished")._replace(changed=True)
 
     # --- saying why not ------------------------------------------------------------------------
 

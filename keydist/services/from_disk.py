@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keydist.errors import DiskError, ForkError, KeydistError, RollbackError, TransientError
 
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
     from keydist.ports import KeysetDisk
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a node got its keyset, and what is wrong although it has one.
 
     `how` is generated, adopted, retrieved, unchanged, from-disk or republished.
@@ -61,5 +59,5 @@ def meet_demands(local: Local, demands: Demands) -> Local:
             found=f"epoch {keyset.epoch}",
             fix="start with NATS reachable and a newer epoch in the store",
         )
-        return replace(local, held=None, damage=damage)
+        return local._replace(held=None, damage=damage)
     return local

@@ -30,6 +30,9 @@ _ABSENT = {
 }
 
 
+_FIX = "look for who else writes to the store; on a node that has the keyset: keydist store resolve --keep local"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What the store holds in this node's judgement, read at `sent` (unix seconds, before the request left)."""
@@ -70,11 +73,12 @@ def judge(read: Stored, demands: Demands, local: Local, *, sent: int) -> Observa
     mine = local.held
     base = Observation(found=InStore.REFUSED, sent=sent, revision=read.revision, envelope=read.envelope)
     try:
-        answer = accept(read.envelope, replace(demands, held=mine, floor=local.floor))
+        answer = accept(read.envelope, demands._replace(held=mine, floor=local.floor))
     except RollbackError as exc:
         ancestor = mine is not None and digest(read.envelope) in mine.keyset.ancestors
         return replace(base, found=InStore.ANCESTOR if ancestor else InStore.REFUSED, error=exc)
     except (TrustError, WrongTokenError) as exc:
+        exc.fix = exc.fix or _FIX  # a parser does not know where its bytes come from
         return replace(base, error=exc)
     if isinstance(answer, Unchanged):
         return replace(base, found=InStore.SAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.core import crypto
@@ -128,7 +128,7 @@ def keep_store(node: Node, local: Local, fork: Fork) -> Recovered:
 
 def restore(node: Node, local: Local, envelope: bytes) -> Recovered:
     """Install a backup on this node, by the rules for every envelope. Raises what `accept` raises."""
-    answer = accept(envelope, replace(node.demands, held=local.held, floor=local.floor))
+    answer = accept(envelope, node.demands._replace(held=local.held, floor=local.floor))
     if not isinstance(answer, Accepted):
         return Recovered(held=_held(local), changed=False)
     node.disk.install(answer.held, based_on=local, now=node.clock.now())
@@ -143,7 +143,7 @@ def rehearse(node: Node, local: Local, envelope: bytes) -> Held:
     held = open_held(envelope, node.demands)
     mine = local.held
     if mine is not None and held.digest != mine.digest and held.digest not in mine.keyset.ancestors:
-        accept(envelope, replace(node.demands, held=mine, floor=local.floor))
+        accept(envelope, node.demands._replace(held=mine, floor=local.floor))
     key = held.keyset.active
     private = crypto.load_private(key.material, key.alg, validate=True)
     if not crypto.verify(key.public.spki, key.alg, _REHEARSAL, crypto.sign(private, key.alg, _REHEARSAL)):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.disk.records import format_sums
 from keydist.core.accept import Demands, Held, check_place, open_held
@@ -39,8 +38,7 @@ _MOST: Final = 2 * MAX_ENVELOPE
 _PEM_LINE: Final = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(NamedTuple):
     """How this node keeps keysets: sealed or plain, the group that may read the PEM, where they belong."""
 
     sealed: bool

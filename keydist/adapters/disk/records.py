@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from keydist.core.accept import Floor
-from keydist.core.envelope import is_hex
 from keydist.core.keyset import DIGEST_BYTES, Keyset, State
 from keydist.core.local import Confirmation
 from keydist.core.plaintext import parse_kid
-from keydist.core.strict import array_of, b64url_encode, exact_members, fixed, integer, parse_object, serialise
+from keydist.core.strict import array_of, b64url_encode, exact_members, fixed, integer, is_hex, parse_object, serialise
 from keydist.errors import MalformedError
 
 Seen = dict[str, dict[str, int]]
