@@ -16,7 +16,7 @@ class VirtualClock:
         self._start = start
         self._passed = 0.0
         self._order = count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
 
     def now(self) -> int:
         return int(self._start + self._passed)
@@ -24,7 +24,7 @@ class VirtualClock:
     def monotonic(self) -> float:
         return self._passed
 
-    def at(self, seconds: float, event: Callable[[], None]) -> None:
+    def at(self, seconds: float, event: Callable[[], object]) -> None:
         """Let `event` happen once so many seconds after the start have passed."""
         heapq.heappush(self._events, (seconds, next(self._order), event))
 

@@ -46,15 +46,17 @@ def error_of(fault: Fault) -> KeydistError:
     """Return the error by which a store tells a fault."""
     match fault:
         case Fault.UNREACHABLE:
-            return UnreachableError("NATS cannot be reached", found="connection refused")
+            return UnreachableError(
+                "NATS cannot be reached", found="connection refused", fix="check that nats-server runs"
+            )
         case Fault.CONNECTION_LOST:
-            return UnreachableError("the connection to NATS was lost")
+            return UnreachableError("the connection to NATS was lost", fix="check that nats-server runs")
         case Fault.TIMEOUT | Fault.LOST_ACKNOWLEDGEMENT:
-            return StoreTimeoutError("NATS did not answer in time")
+            return StoreTimeoutError("NATS did not answer in time", fix="try again")
         case Fault.FORBIDDEN:
-            return ForbiddenError("NATS does not allow this node to use the subject")
+            return ForbiddenError("NATS does not allow this node to use the subject", fix="compare the permissions")
         case Fault.REFUSED:
-            return CredentialsRefusedError("NATS refuses the credentials of this node")
+            return CredentialsRefusedError("NATS refuses the credentials of this node", fix="check nats.creds_file")
 
 
 @dataclass(frozen=True, slots=True)
