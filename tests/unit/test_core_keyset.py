@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -136,7 +136,7 @@ def test_a_kid_stands_once(extra: list[Key], revoked: list[str]) -> None:
 def test_a_keyset_does_not_change() -> None:
     keyset = make_keyset()
     for value, name in ((keyset, "epoch"), (keyset.active, "state"), (keyset.policy, "leeway")):
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(value, name, 0)
     assert isinstance(keyset.keys, tuple)
 
