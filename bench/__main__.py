@@ -7,5 +7,10 @@ import sys
 
 NAMES = ("cold_start", "followers")
 
+codes = []
 for name in sys.argv[1:] or NAMES:
-    importlib.import_module(f"bench.{name}").main()
+    try:
+        importlib.import_module(f"bench.{name}").main()
+    except SystemExit as leaving:
+        codes.append(leaving.code)
+sys.exit(next((code for code in codes if code), 0))

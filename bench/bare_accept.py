@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import nats
 import yaml
@@ -29,38 +30,38 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 
-def unb64(text):
+def unb64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def b64(raw):
+def b64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def lp(value):
+def lp(value: bytes) -> bytes:
     return len(value).to_bytes(2, "big") + value
 
 
-def write(directory, name, data, mode=0o600):
+def write(directory: int, name: str, data: bytes, mode: int = 0o600) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory)
     os.write(fd, data)
     os.fsync(fd)
     os.close(fd)
 
 
-def replace(directory, name, data, mode=0o600):
+def replace(directory: int, name: str, data: bytes, mode: int = 0o600) -> None:
     write(directory, f".{name}.new", data, mode)
     os.rename(f".{name}.new", name, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
 
 
-def make(directory, name):
+def make(directory: int, name: str) -> int:
     os.mkdir(name, 0o700, dir_fd=directory)
     os.fsync(directory)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
 
 
-def open_envelope(envelope, secret):
+def open_envelope(envelope: bytes, secret: bytes) -> tuple[dict[str, Any], bytes]:
     aad, _, iv, ciphertext, tag = envelope.split(b".")
     header = json.loads(unb64(aad.decode()))
     cid = lp(header["cid"].encode())
@@ -68,7 +69,8 @@ def open_envelope(envelope, secret):
     prk = hmac.digest(salt, secret, "sha256")
     context = cid + lp(header["loc"].encode()) + lp(header["kid"].encode()) + lp(unb64(header["rnd"]))
     content, commitment = (
-        HKDFExpand(SHA256(), 32, label + context).derive(prk) for label in (b"keydist/v1/aead\0", b"keydist/v1/commit\0")
+        HKDFExpand(SHA256(), 32, label + context).derive(prk)
+        for label in (b"keydist/v1/aead\0", b"keydist/v1/commit\0")
     )
     if not hmac.compare_digest(commitment, unb64(header["kc"])):
         sys.exit("commitment")
@@ -76,8 +78,8 @@ def open_envelope(envelope, secret):
     return header, AESGCM(content).decrypt(unb64(iv.decode()), sealed, aad)
 
 
-def public_jwk(key, pkcs8):
-    private = load_der_private_key(pkcs8, None, unsafe_skip_rsa_key_validation=True)
+def public_jwk(key: dict[str, str], pkcs8: bytes) -> dict[str, str]:
+    private: Any = load_der_private_key(pkcs8, None, unsafe_skip_rsa_key_validation=True)
     numbers = private.public_key().public_numbers()
     members = {"e": "AQAB", "kty": "RSA", "n": b64(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big"))}
     kid = b64(hashlib.sha256(json.dumps(members, separators=(",", ":")).encode()).digest())
@@ -88,7 +90,7 @@ def public_jwk(key, pkcs8):
     return {"kty": "RSA", "use": "sig", "alg": key["alg"], "kid": kid, "e": members["e"], "n": members["n"]}
 
 
-def install(state_dir, envelope, header, plaintext):
+def install(state_dir: str, envelope: bytes, header: dict[str, Any], plaintext: bytes) -> tuple[int, int, str]:
     keyset = json.loads(plaintext)
     now = int(time.time())
     public = [public_jwk(key, unb64(key["pkcs8"])) for key in keyset["keys"] if key["use"] == "sig"]
@@ -127,9 +129,9 @@ def install(state_dir, envelope, header, plaintext):
     return root, header["ep"], digest
 
 
-async def main(config_path):
+async def main(config_path: str) -> None:
     with open(config_path, encoding="utf-8") as stream:
-        config = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     with open(config["token_file"], encoding="ascii") as stream:
         secret = base64.b32decode(stream.read().strip().split("_")[2].upper() + "====")
     client = await nats.connect(config["nats"]["servers"])

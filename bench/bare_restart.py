@@ -10,16 +10,17 @@ import json
 import os
 import socket
 import sys
+from typing import Any
 
 import yaml
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 
-def unb64(text):
+def unb64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def read(directory, name):
+def read(directory: int, name: str) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
     if os.fstat(fd).st_uid != os.geteuid():
         sys.exit("owner")
@@ -28,9 +29,9 @@ def read(directory, name):
     return data
 
 
-def main(config_path):
+def main(config_path: str) -> None:
     with open(config_path, encoding="utf-8") as stream:
-        config = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     with open(config["token_file"], encoding="ascii") as stream:
         base64.b32decode(stream.read().strip().split("_")[2].upper() + "====")
     root = os.open(config["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -45,9 +46,11 @@ def main(config_path):
     keyset = json.loads(files["keyset.json"])
     for key in keyset["keys"]:
         if "pkcs8" in key:
-            private = load_der_private_key(unb64(key["pkcs8"]), None, unsafe_skip_rsa_key_validation=True)
+            private: Any = load_der_private_key(unb64(key["pkcs8"]), None, unsafe_skip_rsa_key_validation=True)
             numbers = private.public_key().public_numbers()
-            modulus = base64.urlsafe_b64encode(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")).rstrip(b"=")
+            modulus = base64.urlsafe_b64encode(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")).rstrip(
+                b"="
+            )
             text = json.dumps({"e": "AQAB", "kty": "RSA", "n": modulus.decode()}, separators=(",", ":"))
             if base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode() != key["kid"]:
                 sys.exit("kid")

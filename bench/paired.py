@@ -30,7 +30,7 @@ class Paired:
 def run_once(command: list[str], expected: str) -> float:
     """Return the milliseconds of one run, which must succeed and print `expected`."""
     start = time.perf_counter()
-    done = subprocess.run(command, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False)
     spent = (time.perf_counter() - start) * 1000
     if done.returncode or expected not in done.stdout:
         sys.exit(f"{command} exited {done.returncode}:\n{done.stdout}{done.stderr}")
