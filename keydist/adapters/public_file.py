@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,18 +12,19 @@ from keydist.errors import ConfigError, DiskError, KeydistError, MalformedError
 
 
 def write_public(path: str, data: bytes) -> bool:
-    """Replace a public file (0644) atomically; tell whether it changed. Raises `DiskError`."""
+    """Replace a public file (0644) atomically; tell whether it changed. Raises `ConfigError`, `DiskError`."""
     target = Path(path)
     try:
-        if target.is_file() and target.read_bytes() == data:
+        if _holds(target, data):
             return False
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+        fd, fresh = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+        _fill(fd, Path(fresh), data, mode=0o644)
         try:
-            _write(fresh, data, mode=0o644)
-            fresh.replace(target)
-        finally:
-            with suppress(FileNotFoundError):
-                fresh.unlink()
+            Path(fresh).replace(target)
+        except OSError:
+            _discard(Path(fresh))
+            raise
+        _sync(target.parent)
     except OSError as exc:
         raise _failed(exc, path) from exc
     return True
@@ -29,8 +32,11 @@ def write_public(path: str, data: bytes) -> bool:
 
 def write_backup(path: str, data: bytes) -> None:
     """Write a new file (0400), never over an existing one. Raises `ConfigError`, `DiskError`."""
+    target = Path(path)
     try:
-        _write(Path(path), data, mode=0o400)
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        _fill(fd, target, data, mode=0o400)
+        _sync(target.parent)
     except FileExistsError as exc:
         raise ConfigError(f"{path} exists, and a backup is never overwritten", fix="name another file") from exc
     except OSError as exc:
@@ -43,16 +49,25 @@ def read_bounded(path: str, *, most: int) -> bytes:
         with Path(path).open("rb") as stream:
             data = stream.read(most + 1)
     except OSError as exc:
-        raise ConfigError(
-            f"cannot read {path}: {os.strerror(exc.errno or 0)}", fix="name a file that this user can read"
-        ) from exc
+        raise ConfigError(f"cannot read {path}: {_reason(exc)}", fix="name a file that this user can read") from exc
     if len(data) > most:
         raise MalformedError(f"{path} is too large", expected=f"at most {most} bytes", fix="name a keydist backup")
     return data
 
 
-def _write(path: Path, data: bytes, *, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+def _holds(target: Path, data: bytes) -> bool:
+    """Tell whether a file holds `data` already. Raises `ConfigError` for what is no file: /dev/null stays one."""
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{target} is not a regular file, and is not replaced by one", fix="name another file")
+    return found.st_size == len(data) and target.read_bytes() == data
+
+
+def _fill(fd: int, path: Path, data: bytes, *, mode: int) -> None:
+    """Write a new file durably, or take it away again."""
     try:
         with os.fdopen(fd, "wb") as stream:
             os.fchmod(fd, mode)
@@ -60,14 +75,26 @@ def _write(path: Path, data: bytes, *, mode: int) -> None:
             stream.flush()
             os.fsync(fd)
     except OSError:
-        path.unlink()
+        _discard(path)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(fd)
     finally:
-        os.close(directory)
+        os.close(fd)
 
 
 def _failed(exc: OSError, path: str) -> KeydistError:
-    return DiskError(f"cannot write {path}: {os.strerror(exc.errno or 0)}", fix="name a writable place with free space")
+    return DiskError(f"cannot write {path}: {_reason(exc)}", fix="name a writable place with free space")
+
+
+def _reason(exc: OSError) -> str:
+    return os.strerror(exc.errno) if exc.errno else type(exc).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -12,12 +13,13 @@ from keydist import __version__
 from keydist.cli import bootstrap as bootstrap_command
 from keydist.cli import config, keys, store, token
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, this_node
-from keydist.cli.render import fail, print_json, print_line
+from keydist.cli.render import fail, print_json, print_line, printable, tell
 from keydist.cli.status import status
 from keydist.errors import UsageError
 
+_NAME = "keydist"
 app = typer.Typer(
-    name="keydist",
+    name=_NAME,
     help="Give every node of a cluster the same JWT-signing key, and keep it that way.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -104,7 +106,8 @@ def reset(
             if not sys.stdin.isatty():
                 raise UsageError("reset asks first, and there is no terminal", fix="say it with: keydist reset --yes")
             text = f"Forget everything in {where}? If no other node or backup has the key, it is lost."
-            if not typer.confirm(text, err=True):
+            if not typer.confirm(printable(text), err=True):
+                tell("keydist: nothing was forgotten")
                 return 1
         changed = not dry_run and node.disk.reset()
         if as_json:
@@ -123,12 +126,24 @@ app.command("jwks")(keys.jwks)
 
 def run_app() -> int:
     """Run the command that the arguments name, and return its exit code."""
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BytesIO())  # closed, it reads as an empty one
     try:
-        code: object = app(standalone_mode=False)
+        code: object = app(prog_name=_NAME, standalone_mode=False)
     except typer.Abort:
         return 130
     except typer.exceptions.TyperException as exc:
-        # Complaints about the command line; typer exports neither their base class nor its method.
-        message: str = exc.format_message() if hasattr(exc, "format_message") else str(exc)
-        return fail(UsageError(message.rstrip("."), fix="see: keydist --help"), as_json="--json" in sys.argv)
+        return _usage(exc)
     return code if isinstance(code, int) else 0
+
+
+def _usage(exc: typer.exceptions.TyperException) -> int:
+    """Say what is wrong with the command line; a command that needs more is answered with its help."""
+    message = exc.format_message()
+    if message.startswith("Usage:"):
+        for line in message.splitlines():
+            tell(line)
+        return UsageError.exit_code
+    path = getattr(getattr(exc, "ctx", None), "command_path", _NAME)
+    text = " ".join(message.split()).rstrip(".")
+    return fail(UsageError(text, fix=f"see: {path} --help"), as_json="--json" in sys.argv)

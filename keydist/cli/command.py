@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
+import typer.core
 
 from keydist.adapters.config import Config, load_config
 from keydist.cli.render import fail
 from keydist.core.restart import Role
-from keydist.errors import KeydistError, NotYetError
+from keydist.errors import KeydistError, NotYetError, UsageError
 from keydist.services.bootstrap import Node
 from keydist.wiring import Machine, machine, open_store
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from keydist.core.local import Local
 
 T = TypeVar("T")
+_DASHED_KID: Final = re.compile(r"-[A-Za-z0-9_-]{21}|-[A-Za-z0-9_-]{42}", re.ASCII)
 
 ConfigOption = Annotated[
     str | None,
@@ -29,6 +32,24 @@ TokenOption = Annotated[
     str | None, typer.Option("--token-file", metavar="FILE", help="The bootstrap token's file; - for standard input.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
+
+
+class KidCommand(typer.core.TyperCommand):
+    """A command with a key id as its argument: one in 64 begins with a dash, and is no option for that."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer does not export it
+        """Take what looks like a key id for one."""
+        kids = [] if "--" in args else [argument for argument in args if _DASHED_KID.fullmatch(argument)]
+        if kids:
+            args = [*(argument for argument in args if argument not in kids), "--", *kids]
+        return super().parse_args(ctx, args)
+
+
+def named(path: str, option: str) -> str:
+    """Return a path that the command line names. Raises `UsageError` for an empty one."""
+    if not path:
+        raise UsageError(f"{option} names no file", expected="a path", found="nothing")
+    return path
 
 
 def configured(path: str | None) -> Config:

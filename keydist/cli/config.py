@@ -10,6 +10,7 @@ import typer
 from keydist.adapters.config import describe, json_schema, load_config
 from keydist.cli.command import ConfigOption, JsonOption, finish
 from keydist.cli.render import print_json, print_line
+from keydist.errors import UsageError
 from keydist.wiring import machine
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe the configuration.", rich_markup_mode=None)
@@ -27,7 +28,9 @@ def check(
     """
 
     def work() -> int:
-        settled = load_config(file or config, environ=os.environ, overrides={})
+        if file is not None and config is not None:
+            raise UsageError("the configuration is named twice", fix="leave out --config")
+        settled = load_config(config if file is None else file, environ=os.environ, overrides={})
         node = machine(settled, os.environ)
         if node.token_error is not None:
             raise node.token_error

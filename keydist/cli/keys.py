@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from keydist.adapters.public_file import write_public
-from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, held_local, this_node
+from keydist.cli.command import (
+    ConfigOption,
+    JsonOption,
+    KidCommand,
+    TokenOption,
+    finish,
+    held_local,
+    named,
+    this_node,
+)
 from keydist.cli.render import print_json, print_line
 from keydist.cli.times import date
 from keydist.core.jwk import jwk_set, public_jwk
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from keydist.core.keyset import Key, Keyset
 
 app = typer.Typer(no_args_is_help=True, help="Look at this node's keys.", rich_markup_mode=None)
+STDOUT: Final = "-"
 KidArgument = Annotated[str, typer.Argument(metavar="KID", help="A key id, as keydist key list prints it.")]
 
 
@@ -45,7 +55,7 @@ def list_keys(config: ConfigOption = None, token_file: TokenOption = None, as_js
     finish(work, as_json=as_json)
 
 
-@app.command("show")
+@app.command("show", cls=KidCommand)
 def show_key(
     kid: KidArgument, config: ConfigOption = None, token_file: TokenOption = None, as_json: JsonOption = False
 ) -> None:
@@ -74,7 +84,7 @@ def show_key(
     finish(work, as_json=as_json)
 
 
-@app.command("export")
+@app.command("export", cls=KidCommand)
 def export(
     kid: KidArgument,
     private: Annotated[bool, typer.Option("--private", help="The private key. Whoever has it can sign.")] = False,
@@ -98,7 +108,8 @@ def export(
         if as_json:
             print_json(public_jwk(key))
         else:
-            print_line((private_pem(key) if private else public_pem(key)).decode().rstrip())
+            for line in (private_pem(key) if private else public_pem(key)).decode().splitlines():
+                print_line(line)
         return 0
 
     finish(work, as_json=as_json)
@@ -106,7 +117,7 @@ def export(
 
 def jwks(
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write it there, atomically, mode 0644.")
+        str | None, typer.Option("--out", metavar="FILE", help="Write it there, atomically, mode 0644; - prints it.")
     ] = None,
     config: ConfigOption = None,
     token_file: TokenOption = None,
@@ -119,7 +130,7 @@ def jwks(
 
     def work() -> int:
         document = jwk_set(_keyset(config, token_file))
-        if out is None:
+        if out is None or named(out, "--out") == STDOUT:
             print_json(document)
             return 0
         changed = write_public(out, serialise(document) + b"\n")

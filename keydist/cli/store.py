@@ -15,6 +15,7 @@ from keydist.cli.command import (
     TokenOption,
     finish,
     held_local,
+    named,
     ports_of,
     this_node,
     with_store,
@@ -23,7 +24,7 @@ from keydist.cli.render import print_json, print_line, tell
 from keydist.cli.times import date
 from keydist.core.envelope import MAX_ENVELOPE
 from keydist.core.strict import b64url_encode
-from keydist.errors import ConfigError, UsageError
+from keydist.errors import ConfigError, UsageError, WrongTokenError
 from keydist.services.recover import Fork, Recovered, inspect_fork, keep_local, keep_store, rehearse, republish, restore
 from keydist.wiring import open_store
 
@@ -109,7 +110,7 @@ def backup(
         held = held_local(this_node(config, token_file)).held
         if held is None:  # pragma: no cover - held_local raises
             raise AssertionError
-        write_backup(file, held.envelope)
+        write_backup(named(file, "backup"), held.envelope)
         if as_json:
             facts = {"file": file, "epoch": held.keyset.epoch, "lineage": held.keyset.lineage, "token": held.token_id}
             print_json(facts | {"digest": b64url_encode(held.digest), "changed": True})
@@ -182,17 +183,20 @@ def resolve(
 
         async def settle(ports: Node) -> tuple[Fork | None, Recovered | None]:
             fork = await inspect_fork(ports, local)
-            if fork is None or dry_run:
+            if fork is None:
+                return None, None
+            _tell_sides(fork)
+            if keep == "store" and fork.obstacle is not None:
+                raise fork.obstacle
+            _tell_consequences(fork, keep)
+            if dry_run:
                 return fork, None
-            _tell_sides(fork, keep)
             return fork, await keep_local(ports, local, fork) if keep == "local" else keep_store(ports, local, fork)
 
         fork, done = with_store(node, settle)
-        if fork is not None and done is None:
-            _tell_sides(fork, keep)
         kept = done.held if done else fork.store_held if fork and keep == "store" else local.held
-        if kept is None:
-            raise fork.reason if fork else UsageError("there is nothing to keep")
+        if kept is None:  # pragma: no cover - the store's side has an obstacle where it cannot be opened
+            raise AssertionError
         facts = {"epoch": kept.keyset.epoch, "kid": kept.keyset.active.kid, "lineage": kept.keyset.lineage}
         if as_json:
             print_json(facts | {"fork": fork is not None, "keep": keep, "changed": done is not None})
@@ -204,16 +208,22 @@ def resolve(
     finish(work, as_json=as_json)
 
 
-def _tell_sides(fork: Fork, keep: str) -> None:
+def _tell_sides(fork: Fork) -> None:
     tell(f"keydist: {fork.reason.message}")
     _tell_side("local", fork.local)
     if fork.store is None:
         tell(f"  store   cannot be opened: {fork.reason}")
     else:
         _tell_side("store", fork.store)
+
+
+def _tell_consequences(fork: Fork, keep: str) -> None:
     lost = fork.store if keep == "local" else fork.local
     if lost is not None:
         tell(f"keeping {keep}: JWTs signed by {', '.join(lost.only_here) or 'no key'} stop being accepted")
+    elif isinstance(fork.reason, WrongTokenError):
+        tell(f"keeping local: was token {fork.reason.need} made to replace this node's? Then the store is ahead, not")
+        tell("  on another side: put that token into the token file instead")
     if keep == "local":
         tell("keeping local: the store is overwritten; a node that holds the store's side starts from disk with an")
         tell("  alarm, until there: keydist store resolve --keep store")
@@ -223,7 +233,5 @@ def _tell_sides(fork: Fork, keep: str) -> None:
 
 
 def _tell_side(name: str, side: Side) -> None:
-    tell(
-        f"  {name:<6}  epoch {side.epoch} of lineage {side.lineage}, issued {date(side.issued)}, token {side.token_id}"
-    )
+    tell(f"  {name:<6}  epoch {side.epoch} of lineage {side.lineage}, issued {date(side.issued)}")
     tell(f"          key {side.kid}, token {side.token_id}, digest {side.digest}")

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from keydist.adapters.config import load_config
+from keydist.adapters.config_layers import settle
 from keydist.adapters.entropy import SystemEntropy
-from keydist.adapters.token_file import STDIN, find_token_file, read_tokens, write_token
-from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish
+from keydist.adapters.token_file import find_token_file, read_tokens, write_token
+from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, named
 from keydist.cli.render import print_json, print_line, tell
 from keydist.core.token import format_token, generate_token
-from keydist.errors import ConfigError
+from keydist.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Make and look at bootstrap tokens.", rich_markup_mode=None)
+STDOUT = "-"
 _DEFAULT = "/etc/keydist/token"
 
 
@@ -33,12 +34,14 @@ def generate(
     """
 
     def work() -> int:
+        path = _configured_path(config) if out is None else named(out, "--out")
+        if path == STDOUT and as_json:
+            raise UsageError("--out - prints the token only", fix="leave out --json")
         token = generate_token(SystemEntropy().random)
-        if out == STDIN:
+        if path == STDOUT:
             print_line(format_token(token))
             tell(f"keydist: new token {token.token_id}")
             return 0
-        path = out or _configured_path(config)
         write_token(path, format_token(token))
         if as_json:
             print_json({"id": token.token_id, "file": path, "changed": True})
@@ -59,7 +62,7 @@ def inspect(token_file: TokenOption = None, config: ConfigOption = None, as_json
 
     def work() -> int:
         # A file that is named needs no configuration.
-        configured = None if token_file else load_config(config, environ=os.environ, overrides={}).token_file
+        configured = None if token_file else _setting(config)
         source = find_token_file(token_file, os.environ, configured)
         ids = [token.token_id for token in read_tokens(source)]
         if as_json:
@@ -73,9 +76,11 @@ def inspect(token_file: TokenOption = None, config: ConfigOption = None, as_json
 
 
 def _configured_path(config: str | None) -> str:
-    try:
-        return load_config(config, environ=os.environ, overrides={}).token_file or _DEFAULT
-    except ConfigError:
-        if config is not None:
-            raise
-        return _DEFAULT
+    """Return where this node will look for its token."""
+    return os.environ.get("KEYDIST_TOKEN_FILE") or _setting(config) or _DEFAULT
+
+
+def _setting(config: str | None) -> str | None:
+    """Return `token_file:`; a machine without any configuration has none. Raises `ConfigError`."""
+    value: str | None = settle(config, os.environ, {}).values["token_file"]
+    return value

@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.keyset import State
-from keydist.errors import UsageError
+from keydist.errors import MalformedError, UsageError
 
 if TYPE_CHECKING:
     from keydist.core.keyset import Key
@@ -16,6 +16,8 @@ _LINE: Final = 64
 
 def private_pem(key: Key) -> bytes:
     """Return a signing key as `PRIVATE KEY` (PKCS#8). Raises `UsageError` for a retired key: it was not kept."""
+    if key.use != "sig":
+        raise MalformedError("a symmetric key has no PEM")
     if key.state is State.RETIRED:
         raise UsageError(
             f"the private part of retired key {key.kid} is not kept",

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.core import crypto
-from keydist.core.accept import Accepted, Held, accept, open_held
+from keydist.core.accept import RESOLVE, Accepted, Held, accept, open_held
 from keydist.core.restart import InStore
 from keydist.core.strict import b64url_encode
 from keydist.errors import (
     CorruptError,
     ForeignClusterError,
+    ForkError,
     KeydistError,
     RefusedOverwriteError,
     TamperedError,
@@ -43,11 +44,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
-    """Two histories: this node's, and the store's where it can be opened (else why not)."""
+    """Two histories: this node's, and the store's where it can be opened.
+
+    `reason` is why the store's is refused, `obstacle` why it cannot be kept even if a person says so.
+    """
 
     local: Side
     store: Side | None
     reason: KeydistError
+    obstacle: KeydistError | None
     seen: Observation
     store_held: Held | None
 
@@ -96,14 +101,16 @@ async def inspect_fork(node: Node, local: Local) -> Fork | None:
             found=seen.error.found,
             fix=f"{seen.error.fix}; keydist overwrites neither another cluster's keyset nor a newer format",
         ) from seen.error
+    theirs, obstacle = None, seen.error
     try:
         theirs = open_held(seen.envelope, node.demands)
-    except KeydistError:
-        theirs = None
+    except KeydistError as exc:
+        obstacle = exc
     return Fork(
         local=_side(held, theirs),
         store=_side(theirs, held) if theirs else None,
         reason=seen.error,
+        obstacle=_obstacle(theirs, node, local) if theirs else obstacle,
         seen=seen,
         store_held=theirs,
     )
@@ -119,9 +126,9 @@ async def keep_local(node: Node, local: Local, fork: Fork) -> Recovered:
 
 
 def keep_store(node: Node, local: Local, fork: Fork) -> Recovered:
-    """Give up this node's side for the store's. Raises the reason where the store's side cannot be opened."""
-    if fork.store_held is None:
-        raise fork.reason
+    """Give up this node's side for the store's. Raises the obstacle where there is one."""
+    if fork.obstacle is not None or fork.store_held is None:
+        raise fork.obstacle or fork.reason
     node.disk.override(fork.store_held, based_on=local, now=node.clock.now())
     return Recovered(held=fork.store_held, changed=True, revision=fork.seen.revision)
 
@@ -136,13 +143,13 @@ def restore(node: Node, local: Local, envelope: bytes) -> Recovered:
 
 
 def rehearse(node: Node, local: Local, envelope: bytes) -> Held:
-    """Open a backup in memory, check it as far as a restore would, sign with its key and verify. Changes nothing.
+    """Open a backup in memory, check it as a restore would, sign with its key and verify. Changes nothing.
 
     An older epoch of this node's own history is a good backup: a restore is for a node that lost its own.
     """
     held = open_held(envelope, node.demands)
     mine = local.held
-    if mine is not None and held.digest != mine.digest and held.digest not in mine.keyset.ancestors:
+    if mine is None or held.digest not in (mine.digest, *mine.keyset.ancestors):
         accept(envelope, node.demands._replace(held=mine, floor=local.floor))
     key = held.keyset.active
     private = crypto.load_private(key.material, key.alg, validate=True)
@@ -181,12 +188,41 @@ def _refused(seen: Observation) -> KeydistError:
             fix="put it back: keydist store republish",
         )
     reason = seen.error
+    if reason is None:  # nothing is there, and only that is known
+        return RefusedOverwriteError(
+            "the store may never have had this keyset, or lost it: this user may not ask",
+            found=seen.found.value,
+            fix="allow it $JS.API.STREAM.INFO of the bucket's stream: keydist store config",
+        )
+    is_other = isinstance(reason, ForeignClusterError | UnsupportedError)
     return RefusedOverwriteError(
-        "the store holds something that is never overwritten unasked" + (f": {reason.message}" if reason else ""),
+        f"the store holds something that is never overwritten unasked: {reason.message}",
         expected="this node's keyset, an ancestor of it, or nothing",
-        found=seen.found.value,
-        fix="see both sides with: keydist store resolve --keep local --dry-run",
+        found=reason.found or seen.found.value,
+        fix=reason.fix if is_other else RESOLVE,
     )
+
+
+def _obstacle(theirs: Held, node: Node, local: Local) -> KeydistError | None:
+    """Return why a node that took the store's side could not go on with it."""
+    pinned = node.demands.lineage
+    if pinned is not None and theirs.keyset.lineage != pinned:
+        return ForkError(
+            "the store's side is of another lineage than the configured one",
+            expected=f"lineage {pinned}",
+            found=f"lineage {theirs.keyset.lineage}",
+            fix="correct lineage: in the configuration first",
+        )
+    revoked = local.floor.revoked if local.floor else frozenset[str]()
+    revived = [key.kid for key in theirs.keyset.keys if key.kid in revoked]
+    if revived:
+        return RefusedOverwriteError(
+            "the store's side accepts keys that this node has seen revoked",
+            expected="a revoked key stays revoked",
+            found=", ".join(revived),
+            fix="keep local; or revoke them on a node of the store's side, then here: keydist reset",
+        )
+    return None
 
 
 def _side(held: Held, other: Held | None) -> Side:
