@@ -99,9 +99,12 @@ def tidy(root: Directory, layout: Layout, *, keep: str | None, damaged: bool = F
     with root.make(ARCHIVE, mode=layout.directory_mode, gid=layout.gid) as archive:
         if keep is not None and damaged and keep in archive.names():
             _move_aside(root, archive, layout, keep)
-        for name in archive.names():
-            if name != live and (name != keep or _is_plain(archive, name, layout)):
-                archive.remove(name)
+        past = [name for name in archive.names() if name != live]
+        gone = [name for name in past if name != keep or _is_plain(archive, name, layout)]
+        for name in gone:
+            archive.remove(name)
+        if gone:
+            archive.sync()
     _sweep(root, PUBLIC, layout)
     _sweep(root, QUARANTINE, layout)
     root.sweep()
@@ -145,8 +148,11 @@ def _strip(parent: Directory, name: str, layout: Layout) -> None:
     directory = parent.sub(name, mode=layout.directory_mode) if layout.sealed else None
     if directory is not None:
         with directory:
-            for file in set(directory.names()) - SEALED_FILES:
+            gone = set(directory.names()) - SEALED_FILES
+            for file in gone:
                 directory.remove(file)
+            if gone:
+                directory.sync()
 
 
 def _move_aside(root: Directory, archive: Directory, layout: Layout, name: str) -> None:

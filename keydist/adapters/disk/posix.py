@@ -352,9 +352,11 @@ class Directory:
 
     def sweep(self) -> None:
         """Remove what a crash left half written."""
-        for name in self.names():
-            if is_temporary(name):
-                self.remove(name)
+        left = [name for name in self.names() if is_temporary(name)]
+        for name in left:
+            self.remove(name)
+        if left:
+            self.sync()
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:
