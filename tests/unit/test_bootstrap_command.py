@@ -569,9 +569,7 @@ def test_state_with_a_bad_owner_mode_or_type_is_refused_whatever_the_store_holds
 
 
 @pytest.mark.parametrize("name", ["keyset.json", "keyset.jwe", "sums", "signing-key.pem"])
-def test_a_0_byte_file_is_damage_and_never_a_reason_to_generate(
-    name: str, host: Host, store: Callable[..., None]
-) -> None:
+def test_a_0_byte_file_is_damage_never_a_reason_to_generate(name: str, host: Host, store: Callable[..., None]) -> None:
     host.hold_second_epoch()
     (host.state / "live" / name).write_bytes(b"")
     store()
