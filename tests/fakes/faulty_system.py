@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,13 +56,23 @@ def at(number: int, error: BaseException) -> Fault:
 
 
 class FaultySystem(System):
-    """Counts calls, lets `fault` strike before any, and cuts writes short on request. Nothing is really synced."""
+    """Counts calls, lets `fault` strike before any, and cuts writes short on request. Nothing is really synced.
 
-    def __init__(self, fault: Fault = none, *, short_writes: bool = False) -> None:
+    `instead` replaces calls by name, where a machine is to be other than the one that runs the test.
+    """
+
+    def __init__(
+        self,
+        fault: Fault = none,
+        *,
+        short_writes: bool = False,
+        instead: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
         self.calls: list[Call] = []
         self.fault = fault
         self._short_writes = short_writes
         self._dead = False
+        self._instead = instead or {}
 
     def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 - whatever the real call is
         real: Any = super().__getattribute__(name)
@@ -84,6 +94,8 @@ class FaultySystem(System):
         return None if name == "close" else self._perform(name, real, *args, **options)
 
     def _perform(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
+        if name in self._instead:
+            return self._instead[name](*args, **options)
         if name == "fsync":
             return None
         if name == "write" and self._short_writes:

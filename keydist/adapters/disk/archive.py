@@ -7,7 +7,6 @@ commitment to another secret, which shows a wrong token file where the checksums
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,6 +15,7 @@ from keydist.adapters.disk.records import format_sums
 from keydist.core.accept import Demands, Held, check_place, open_held
 from keydist.core.envelope import MAX_ENVELOPE, Place, parse_envelope
 from keydist.core.jwk import jwk_set
+from keydist.core.pem import private_pem
 from keydist.core.plaintext import parse_keyset
 from keydist.core.strict import serialise
 from keydist.errors import CorruptError, KeydistError, MalformedError, TamperedError, WrongTokenError
@@ -35,7 +35,6 @@ SEALED_FILES: Final = frozenset({ENVELOPE, JWKS, SUMS})
 
 _PRIVATE: Final = frozenset({ENVELOPE, PLAINTEXT, PEM, SUMS})
 _MOST: Final = 2 * MAX_ENVELOPE
-_PEM_LINE: Final = 64
 
 
 class Layout(NamedTuple):
@@ -58,10 +57,8 @@ class Layout(NamedTuple):
 
 
 def render_pem(held: Held) -> bytes:
-    """Return the active signing key as PEM (RFC 7468, label PRIVATE KEY)."""
-    text = base64.b64encode(held.keyset.active.material).decode("ascii")
-    lines = [text[start : start + _PEM_LINE] for start in range(0, len(text), _PEM_LINE)]
-    return "\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----", ""]).encode("ascii")
+    """Return the active signing key as PEM."""
+    return private_pem(held.keyset.active)
 
 
 def render(held: Held, *, sealed: bool) -> dict[str, bytes]:
