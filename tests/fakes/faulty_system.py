@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from keydist.adapters.disk.system import System
 
-CALLS: Final = frozenset(name for name in vars(System) if not name.startswith("_")) - {"monotonic", "sleep"}
+WAITS: Final = frozenset({"monotonic", "sleep"})
+CALLS: Final = frozenset(name for name in vars(System) if not name.startswith("_")) - WAITS
 CHANGES: Final = frozenset({"write", "rename", "symlink", "mkdir", "rmdir", "unlink", "fchmod", "fchown", "fsync"})
 
 
@@ -76,7 +77,9 @@ class FaultySystem(System):
 
     def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 - whatever the real call is
         real: Any = super().__getattribute__(name)
-        return partial(self._call, name, real) if name in CALLS else real
+        if name in CALLS:
+            return partial(self._call, name, real)
+        return self._instead.get(name, real) if name in WAITS else real
 
     def _call(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
         if name == "close":

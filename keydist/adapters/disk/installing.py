@@ -10,7 +10,7 @@ from typing import Final
 
 from keydist.adapters.disk.archive import PEM, SEALED_FILES, Layout, is_laid_out, render
 from keydist.adapters.disk.posix import Directory, is_temporary
-from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, SEEN, may_seal, read_record
+from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, SEEN, live_name, may_seal, read_record
 from keydist.adapters.disk.records import Seen, format_floor, note_seen, parse_seen, raised_floor
 from keydist.core.accept import Floor, Held
 from keydist.core.jwk import public_jwk
@@ -21,12 +21,6 @@ from keydist.errors import MalformedError
 PUBLIC: Final = "public"
 QUARANTINE: Final = "quarantine"
 _QUARANTINED: Final = 8
-
-
-def live_name(root: Directory) -> str | None:
-    """Return the name of the archive directory that the live link names."""
-    target = root.pointed(LIVE)
-    return target.removeprefix(f"{ARCHIVE}/") if target is not None else None
 
 
 def swing(root: Directory, layout: Layout, new: Held) -> str | None:

@@ -125,21 +125,27 @@ def _load_confirmation(root: Directory) -> tuple[Confirmation | None, tuple[Keyd
         return None, (exc,)
 
 
+def live_name(root: Directory) -> str | None:
+    """Return the archive directory that the live link names; None where there is no link, or it points elsewhere."""
+    match = _TARGET.fullmatch(root.pointed(LIVE) or "")
+    return match[1] if match else None
+
+
 def _load_live(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Held | None:
-    text = root.pointed(LIVE)
-    if text is None:
+    target = root.pointed(LIVE)
+    if target is None:
         return None
-    match = _TARGET.fullmatch(text)
-    if match is None:
+    name = live_name(root)
+    if name is None:
         raise CorruptError(f"{root.path}/{LIVE} points elsewhere", expected="archive/<epoch>", fix=_START)
     archive = root.sub(ARCHIVE, mode=layout.directory_mode)
     if archive is not None:
         with archive:
-            live = archive.sub(match[1], mode=layout.directory_mode)
+            live = archive.sub(name, mode=layout.directory_mode)
             if live is not None:
                 with live:
                     return read_archive(live, layout, tokens)
-    raise CorruptError(f"{root.path}/{LIVE} points to nothing", expected=text, found="no such directory", fix=_START)
+    raise CorruptError(f"{root.path}/{LIVE} points to nothing", expected=target, found="no such directory", fix=_START)
 
 
 def _signs(
