@@ -287,6 +287,11 @@ def test_the_same_keyset_sealed_again_at_the_same_epoch_is_a_fork() -> None:
     assert type(refused(again.envelope, demands(EPOCH[2]))) is ForkError
 
 
+def test_another_genesis_of_the_same_lineage_is_a_fork() -> None:
+    for what in (demands(GENESIS), demands(floor=floor_of(GENESIS)), demands(EPOCH[1])):
+        assert type(refused(first("another ").envelope, what)) is ForkError
+
+
 def test_a_descendant_is_accepted_at_every_distance() -> None:
     for mine in EPOCH:
         for later in EPOCH[mine.keyset.epoch :]:

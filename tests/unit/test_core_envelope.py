@@ -16,12 +16,11 @@ from keydist.core.envelope import (
     MAX_HEADER,
     Place,
     digest,
-    is_hex,
     open_envelope,
     parse_envelope,
     seal,
 )
-from keydist.core.strict import b64url_encode
+from keydist.core.strict import b64url_encode, is_hex
 from keydist.errors import (
     CommitmentError,
     ForeignClusterError,
@@ -281,6 +280,26 @@ def test_what_the_key_is_derived_from_cannot_be_altered(name: str) -> None:
 )
 def test_what_the_tag_covers_cannot_be_altered(raw: bytes) -> None:
     with pytest.raises(TamperedError):
+        open_envelope(parse_envelope(raw), TOKEN)
+
+
+@pytest.mark.parametrize("at", range(32))
+def test_every_byte_of_the_commitment_counts(at: int) -> None:
+    # The header says another commitment and the tag is right for it: only whoever holds the token can make this.
+    header = parse_envelope(ENVELOPE).header
+    keys = crypto.derive(
+        secret=TOKEN.secret,
+        cluster=PLACE.cluster,
+        location=PLACE.location,
+        token_id=TOKEN.token_id,
+        rnd=header.rnd,
+    )
+    other = header.commitment[:at] + bytes([header.commitment[at] ^ 1]) + header.commitment[at + 1 :]
+    aad = b64url_encode(json.dumps(MEMBERS | {"kc": b64url_encode(other)}).encode()).encode()
+    sealed = crypto.encrypt(keys.content, noise("iv", 12), first().plaintext, aad)
+    parts = (noise("iv", 12), sealed[:-16], sealed[-16:])
+    raw = joined(aad, b"", *(b64url_encode(part).encode() for part in parts))
+    with pytest.raises(CommitmentError):
         open_envelope(parse_envelope(raw), TOKEN)
 
 
