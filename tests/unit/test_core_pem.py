@@ -37,6 +37,9 @@ def test_a_retired_key_has_no_private_part() -> None:
         private_pem(sig_key("A", State.RETIRED))
 
 
-def test_a_symmetric_key_has_no_public_part() -> None:
+@pytest.mark.parametrize("state", [State.NEXT, State.ACTIVE, State.RETIRED])
+def test_a_symmetric_key_has_no_pem(state: State) -> None:
+    with pytest.raises(MalformedError, match="a symmetric key has no PEM"):
+        private_pem(enc_key("A", state))
     with pytest.raises(MalformedError, match="no public part"):
-        public_pem(enc_key("A"))
+        public_pem(enc_key("A", state))

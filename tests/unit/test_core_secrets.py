@@ -12,8 +12,10 @@ import pytest
 
 from keydist.core import crypto
 from keydist.core.accept import Held, accept
+from keydist.core.entry import Absence, Absent, Stored
 from keydist.core.envelope import open_envelope, parse_envelope
 from keydist.core.genesis import FreshKeys
+from keydist.core.local import Confirmation, Local
 from keydist.core.plaintext import parse_keyset, serialise_keyset
 from keydist.core.strict import b64url_encode, parse_object
 from keydist.core.token import format_token, generate_token, parse_token, parse_token_file
@@ -26,6 +28,7 @@ from tests.material import (
     chain,
     demands,
     first,
+    floor_of,
     make_keyset,
     noise,
     pkcs8,
@@ -75,6 +78,9 @@ VALUES: Final[dict[str, object]] = {
     "held": HELD,
     "demands": demands(chain(3)[2]),
     "accepted": accept(HELD.envelope, demands()),
+    "local": Local(held=HELD, floor=floor_of(HELD), confirmation=Confirmation(epoch=1, digest=HELD.digest, at=NOW)),
+    "stored": Stored(envelope=HELD.envelope, revision=1),
+    "absent": Absent(why=Absence.UNKNOWN),
     "fresh keys": FreshKeys(pkcs8=pkcs8("A"), secret=noise("secret A", 32), secret_kid=noise("kid A", 16)),
 }
 
