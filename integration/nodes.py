@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,35 +12,76 @@ from typing import Any
 
 from keydist.adapters.disk.archive import Layout
 from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
+from keydist.cli.main import main
 from keydist.core.envelope import Place
 from keydist.core.local import Local
 from keydist.core.token import format_token
 from tests.material import TOKEN
 
-ROOT = Path(__file__).parents[1]
-_OURS = ("KEYDIST_", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
-
-# Everything is loaded before the gate opens, so that what runs after it is the work and not the imports.
-_GATED = """
-import os, sys, asyncio, nats.aio.client, tenacity
-import keydist.wiring, keydist.cli.bootstrap, keydist.adapters.entropy, keydist.services.genesis
-import keydist.adapters.nats.store, keydist.adapters.retry, keydist.services.bootstrap
-print("ready", file=sys.stderr, flush=True)
-os.read(int(sys.argv.pop(1)), 1)
-from keydist.cli.main import main
-main()
-"""
+# Processes are forked from one that has loaded everything: what is run, raced and killed is the work, not the imports.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(
+    [
+        "nats.aio.client",
+        "tenacity",
+        "keydist.adapters.entropy",
+        "keydist.adapters.nats.store",
+        "keydist.adapters.retry",
+        "keydist.cli.bootstrap",
+        "keydist.services.bootstrap",
+        "keydist.services.genesis",
+        "integration.nodes",
+    ]
+)
 
 
 class Gate:
-    """A pipe that many processes read; it opens for all of them at once."""
+    """Where so many processes wait for each other, and for the test."""
 
-    def __init__(self) -> None:
-        self.reading, self._writing = os.pipe()
+    def __init__(self, processes: int) -> None:
+        self.barrier = _processes.Barrier(processes + 1)
 
     def open(self) -> None:
-        os.close(self._writing)
-        os.close(self.reading)
+        """Return when all are there; they go on at the same moment."""
+        self.barrier.wait(60)
+
+
+def _work(arguments: list[str], directory: str, gate: Gate | None) -> None:
+    for name, number in (("out", 1), ("err", 2)):
+        file = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    sys.argv = ["keydist", *arguments]
+    if gate is not None:
+        gate.barrier.wait(60)
+    main()
+
+
+class Run:
+    """One process of keydist, as it runs."""
+
+    def __init__(self, node: Node, gate: Gate | None) -> None:
+        self._directory = node.directory
+        self._process = _processes.Process(target=_work, args=(node.command(), str(node.directory), gate))
+        self._process.start()
+
+    def kill(self) -> bool:
+        """kill -9; tell whether it was still running."""
+        was_running = self._process.is_alive()
+        self._process.kill()
+        self._process.join(60)
+        self._process.close()
+        return was_running
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the end and return what it printed; it must have a keyset."""
+        self._process.join(60)
+        code = self._process.exitcode
+        self._process.close()
+        out, err = ((self._directory / name).read_text(encoding="utf-8") for name in ("out", "err"))
+        assert code == 0, err
+        found: dict[str, Any] = json.loads(out)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,30 +130,10 @@ class Node:
         config.write_text(json.dumps(settings), encoding="utf-8")
         return ["bootstrap", "--config", str(config), "--timeout", timeout, "--json"]
 
-    def start(self, gate: Gate | None = None) -> subprocess.Popen[str]:
-        """Start the process; behind a gate it waits there with everything loaded."""
-        head = ["-m", "keydist"] if gate is None else ["-c", _GATED, str(gate.reading)]
-        return subprocess.Popen(
-            [sys.executable, *head, *self.command()],
-            cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=() if gate is None else (gate.reading,),
-            text=True,
-        )
+    def start(self, gate: Gate | None = None) -> Run:
+        """Start the process; with a gate it waits there with everything loaded."""
+        return Run(self, gate)
 
-
-def wait_at_gate(process: subprocess.Popen[str]) -> None:
-    """Return when a process has loaded everything and waits for the gate."""
-    assert process.stderr is not None
-    assert process.stderr.readline() == "ready\n"
-
-
-def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a process and return its answer; it must have a keyset."""
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out)
-    return found
+    def run(self) -> dict[str, Any]:
+        """Run to the end and return the answer."""
+        return self.start().answer()

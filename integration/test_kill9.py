@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from integration.nodes import Gate, Node, answer, wait_at_gate
+from integration.nodes import Gate, Node
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.core.accept import Held
 from tests.material import Change, extend, first, hold
@@ -36,25 +35,20 @@ def moments(whole: float) -> Iterator[float]:
 
 def run_killed(node: Node, seconds: float) -> bool:
     """Run a node and kill it after so many seconds; tell whether it was still running."""
-    gate = Gate()
-    process = node.start(gate)
-    wait_at_gate(process)
+    gate = Gate(1)
+    run = node.start(gate)
     gate.open()
     time.sleep(seconds)
-    was_running = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return was_running
+    return run.kill()
 
 
 def run_whole(node: Node) -> float:
     """Run a node to its end and return the seconds that it took after the gate."""
-    gate = Gate()
-    process = node.start(gate)
-    wait_at_gate(process)
-    start = time.monotonic()
+    gate = Gate(1)
+    run = node.start(gate)
     gate.open()
-    answer(process)
+    start = time.monotonic()
+    run.answer()
     return time.monotonic() - start
 
 
@@ -118,12 +112,12 @@ def test_genesis(make: Callable[..., Node], ask: Ask) -> None:
         if held is not None:
             assert written == 1  # nothing is kept before it is stored
         tally.count(changed=bool(written), was_running=was_running)
-        other = answer(make(number, "leader", name="other", kind="genesis").start())
-        restarted = answer(node.start())
+        other = make(number, "leader", name="other", kind="genesis").run()
+        restarted = node.run()
         assert (other["lineage"], other["kid"]) == (restarted["lineage"], restarted["kid"])
         assert held is None or held.keyset.lineage == restarted["lineage"]
         assert ask("INFO", node.bucket)["state"]["last_seq"] == 1
-        assert answer(node.start())["alarms"] == []
+        assert node.run()["alarms"] == []
     tally.tell("genesis")
 
 
@@ -138,7 +132,7 @@ def test_acceptance(make: Callable[..., Node], ask: Ask, *, is_first: bool) -> N
             install(node, old)
         writer = make(number, "leader", name="writer", kind=kind)
         install(writer, old, new)
-        assert answer(writer.start())["outcome"] == "republished"
+        assert writer.run()["outcome"] == "republished"
         if number == 0:
             whole = run_whole(node)
             continue
@@ -146,10 +140,10 @@ def test_acceptance(make: Callable[..., Node], ask: Ask, *, is_first: bool) -> N
         held = held_by(node)
         assert held in ((None, new) if is_first else (old, new))
         tally.count(changed=held == new, was_running=was_running)
-        restarted = answer(node.start())
+        restarted = node.run()
         assert restarted["epoch"] == 2
         assert node.load().held == new
-        assert answer(node.start())["alarms"] == []
+        assert node.run()["alarms"] == []
         assert ask("INFO", node.bucket)["state"]["last_seq"] == 1
     tally.tell(f"acceptance of {'a first' if is_first else 'a newer'} keyset")
 
@@ -167,9 +161,9 @@ def test_putting_back(make: Callable[..., Node], ask: Ask) -> None:
         assert held_by(node) == new
         written = ask("INFO", node.bucket).get("state", {}).get("last_seq", 0)
         tally.count(changed=bool(written), was_running=was_running)
-        restarted = answer(node.start())
+        restarted = node.run()
         assert restarted["outcome"] == ("unchanged" if written else "republished")
-        follower = answer(make(number, "follower", name="follower", kind="back").start())
+        follower = make(number, "follower", name="follower", kind="back").run()
         assert (follower["epoch"], follower["lineage"]) == (2, new.keyset.lineage)
         assert ask("INFO", node.bucket)["state"]["last_seq"] == 1
     tally.tell("putting back")

@@ -312,6 +312,19 @@ async def test_a_denied_inbox_is_forbidden_not_a_timeout(start_server: StartServ
     assert "subscription" in error.found
 
 
+async def test_what_was_denied_may_be_allowed_after_a_reconnection(start_server: StartServer) -> None:
+    server = start_server(extra=permissions('publish: ">", subscribe: "_INBOX_other.>"'))
+    async with connection(server.url) as made:
+        assert isinstance(await failure(made, within=1), ForbiddenError)
+        await made.wait_for_notice("changed", 0.0)
+        await asyncio.to_thread(server.stop, kill=True)
+        server._extra = ""
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(15):
+            await made.wait_for_notice("changed", 60)
+        assert (await made.request("nobody.there")).status == 503
+
+
 async def test_a_denial_concerns_its_subject_only(start_server: StartServer) -> None:
     server = start_server(extra=permissions('publish: { deny: "denied" }'))
     async with silent_subject(server, "allowed"), connection(server.url) as made:

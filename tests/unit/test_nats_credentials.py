@@ -145,6 +145,14 @@ UNUSABLE = {
 }
 
 
+BROKEN_CREDS = [
+    creds(USER, seed=""),
+    creds(USER, seed="garbage"),
+    creds(USER)[creds(USER).index("-----BEGIN USER NKEY SEED") :],  # no JWT
+    creds(USER)[: creds(USER).index("-----BEGIN USER NKEY SEED")],
+]
+
+
 @pytest.mark.parametrize("text", UNUSABLE.values(), ids=UNUSABLE)
 async def test_an_nkey_file_that_cannot_be_used(text: str, nats_server: EmbeddedServer, tmp_path: Path) -> None:
     file = write(tmp_path / "nkey", text)
@@ -154,7 +162,7 @@ async def test_an_nkey_file_that_cannot_be_used(text: str, nats_server: Embedded
     assert not text or text not in str(error.as_json()).replace(file, "")
 
 
-@pytest.mark.parametrize("text", [*UNUSABLE.values(), SEED, creds(USER, seed=""), creds(USER, seed="garbage")])
+@pytest.mark.parametrize("text", [*UNUSABLE.values(), SEED, *BROKEN_CREDS])
 async def test_a_creds_file_that_cannot_be_used_does_not_hang(
     text: str, nats_server: EmbeddedServer, tmp_path: Path
 ) -> None:

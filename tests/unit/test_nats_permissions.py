@@ -28,6 +28,7 @@ PUBLISH = {
     "no_put": [INFO, READ, GET],
     "no_create": [INFO, READ, GET, PUT],
     "nothing": ["somewhere.else"],
+    "odd": ["keydist.current"],
 }
 
 Users = dict[str, tuple[str, str]]
@@ -175,6 +176,7 @@ async def test_a_leader_does_its_work(guarded: Guarded) -> None:
 
 FORBIDDEN: dict[str, tuple[str, Callable[[NatsKeysetStore], Any], str]] = {
     "a leader read": ("nothing", lambda store: store.read(from_leader=True), READ),
+    "a leader read, where the followers' way leads nowhere": ("odd", lambda store: store.read(from_leader=True), READ),
     "a direct read": ("nothing", lambda store: store.read(from_leader=False), GET),
     "a first write": ("nothing", lambda store: store.write_first(b"two"), PUT),
     "a replacement": ("nothing", lambda store: store.replace(b"two", revision=1), PUT),
