@@ -12,8 +12,8 @@ import typer.exceptions
 from keydist import __version__
 from keydist.cli import bootstrap as bootstrap_command
 from keydist.cli import config, keys, store, token
-from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, this_node
-from keydist.cli.render import fail, print_json, print_line, printable, tell
+from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
+from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
 from keydist.errors import UsageError
 
@@ -105,8 +105,7 @@ def reset(
         if not yes and not dry_run:
             if not sys.stdin.isatty():
                 raise UsageError("reset asks first, and there is no terminal", fix="say it with: keydist reset --yes")
-            text = f"Forget everything in {where}? If no other node or backup has the key, it is lost."
-            if not typer.confirm(printable(text), err=True):
+            if not ask(f"Forget everything in {where}? If no other node or backup has the key, it is lost."):
                 tell("keydist: nothing was forgotten")
                 return 1
         changed = not dry_run and node.disk.reset()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 import typer.core
 
 from keydist.adapters.config import Config, load_config
-from keydist.cli.render import fail
+from keydist.cli.render import fail, printable, write
 from keydist.core.restart import Role
 from keydist.errors import KeydistError, NotYetError, UsageError
 from keydist.services.bootstrap import Node
@@ -69,6 +71,16 @@ def finish(work: Callable[[], int], *, as_json: bool) -> NoReturn:
     except KeydistError as exc:
         code = fail(exc, as_json=as_json)
     raise typer.Exit(code)
+
+
+def ask(question: str) -> bool:
+    """Ask a person, on standard error: what typer asks with leaves a space on standard output."""
+    with suppress(OSError):
+        write(sys.stderr, f"{printable(question)} [y/N]: ")
+    answer = sys.stdin.readline()
+    if not answer:
+        raise typer.Abort
+    return answer.strip().lower() in ("y", "yes")
 
 
 def with_store(node: Machine, work: Callable[[Node], Awaitable[T]]) -> T:

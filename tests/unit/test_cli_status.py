@@ -1,0 +1,200 @@
+"""`keydist status`: what it shows, and the exit code that the worst alarm gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keydist.cli import status
+from keydist.errors import ConfigError
+from tests.fakes.memory_store import Fault
+from tests.material import LINEAGE, OTHER_TOKEN, PLACE, TOKEN, Change, chain, extend, hold
+from tests.unit.cli_node import CliNode
+
+MINE = chain(2)[-1]
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CliNode:
+    return CliNode(tmp_path, monkeypatch, capsys)
+
+
+def test_a_healthy_node(node: CliNode) -> None:
+    held = node.hold(2)
+    answer = node.run("status", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    facts = answer.json
+    keys = facts.pop("keys")
+    assert [(key["kid"], key["alg"], key["state"]) for key in keys] == [
+        (key.kid, key.alg, key.state.value) for key in held.keyset.keys
+    ]
+    assert not {"pkcs8", "spki", "k", "material"} & {name for key in keys for name in key}
+    assert facts == {
+        "node": "node-a",
+        "role": "leader",
+        "cluster": PLACE.cluster,
+        "lineage": LINEAGE,
+        "epoch": 2,
+        "kid": held.keyset.active.kid,
+        "token": TOKEN.token_id,
+        "confirmed": None,
+        "store": "the keyset of this node",
+        "alarms": [],
+        "healthy": True,
+    }
+
+
+def test_a_healthy_node_for_people(node: CliNode) -> None:
+    held = node.hold(2)
+    answer = node.run("status")
+    assert (answer.code, answer.err) == (0, "")
+    for text in ("node-a, leader of prod-eu1", "epoch      2 of lineage", "healthy", "never", TOKEN.token_id):
+        assert text in answer.out
+    for key in held.keyset.keys:
+        assert any(key.kid in line and key.state.value in line for line in answer.out.splitlines())
+
+
+def test_when_the_epoch_was_confirmed(node: CliNode) -> None:
+    node.hold()
+    assert node.run("bootstrap", "--json").json["outcome"] == "unchanged"
+    confirmed = node.run("status", "--json").json["confirmed"]
+    assert isinstance(confirmed, int)
+    assert "confirmed  0 s ago" in node.run("status").out or "confirmed  1 s ago" in node.run("status").out
+
+
+def fork(node: CliNode) -> None:
+    node.bucket.put(extend(chain(1)[-1], Change.ROTATE, name="other ").envelope)
+
+
+STORES: dict[str, tuple[Callable[[CliNode], object], str, int]] = {
+    "behind": (lambda node: node.bucket.put(extend(MINE, Change.ROTATE).envelope), "outdated", 75),
+    "store deleted": (lambda node: node.bucket.delete(), "store-lost", 65),
+    "store emptied": (lambda node: node.bucket.purge(), "store-lost", 65),
+    "store wiped": (lambda node: node.bucket.wipe(), "store-lost", 65),
+    "bucket missing": (lambda node: node.bucket.drop(), "store-lost", 65),
+    "store rolled back": (lambda node: node.bucket.put(chain(1)[-1].envelope), "rollback", 65),
+    "forked": (fork, "fork", 65),
+    "another token": (
+        lambda node: node.bucket.put(hold(MINE.keyset, token=OTHER_TOKEN).envelope),
+        "wrong-token",
+        77,
+    ),
+    "unreachable": (lambda node: node.faults.update(read=Fault.UNREACHABLE), "unreachable", 75),
+    "silent": (lambda node: node.faults.update(read=Fault.TIMEOUT), "store-timeout", 75),
+    "forbidden": (lambda node: node.faults.update(read=Fault.FORBIDDEN), "forbidden", 77),
+    "refused": (lambda node: node.faults.update(read=Fault.REFUSED), "credentials-refused", 77),
+}
+
+
+@pytest.mark.parametrize(("befall", "code", "exit_code"), STORES.values(), ids=STORES)
+def test_what_is_wrong_with_the_store_is_an_alarm(
+    node: CliNode, befall: Callable[[CliNode], object], code: str, exit_code: int
+) -> None:
+    node.hold(2)
+    befall(node)
+    answer = node.run("status", "--json")
+    assert answer.code == exit_code
+    facts = answer.json
+    (alarm,) = facts["alarms"]
+    assert alarm["code"] == code
+    assert (facts["epoch"], facts["healthy"]) == (2, False)
+    assert answer.err.startswith(f"keydist: alarm [{code}]: ")
+    assert "1 alarm(s)" in node.run("status").out
+
+
+def test_offline_asks_nobody(node: CliNode) -> None:
+    node.hold(2)
+    node.bucket.drop()
+    answer = node.run("status", "--offline", "--json")
+    assert (answer.code, answer.json["store"], node.stores) == (0, None, [])
+    assert "not asked" in node.run("status", "--offline").out
+
+
+def test_a_node_without_its_token_cannot_follow(node: CliNode) -> None:
+    node.hold(2)
+    node.hold_tokens()
+    answer = node.run("status", "--json")
+    assert (answer.code, answer.json["alarms"][0]["code"], answer.json["store"]) == (78, "token", None)
+    node.hold_tokens(TOKEN)
+    node.token_file.chmod(0o444)
+    assert node.run("status", "--json").code == 77
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--offline",)])
+def test_a_node_without_a_keyset(node: CliNode, arguments: tuple[str, ...]) -> None:
+    answer = node.run("status", *arguments)
+    assert answer.code == 75
+    assert "keydist bootstrap" in answer.err
+    if "--json" in arguments:
+        assert answer.error["code"] == "not-yet"
+        assert answer.error["family"] == "transient"
+    else:
+        assert answer.out == ""
+
+
+def test_a_damaged_node_tells_the_damage_first(node: CliNode) -> None:
+    node.hold(2)
+    (node.state / "live" / "jwks.json").write_text("{}")
+    answer = node.run("status", "--json")
+    facts = answer.json
+    assert answer.code == 65
+    assert [alarm["code"] for alarm in facts["alarms"]] == ["corrupt", "outdated"]
+    assert (facts["epoch"], facts["kid"], facts["lineage"], facts["token"]) == (None, None, None, None)
+    assert (facts["keys"], facts["healthy"]) == ([], False)
+    plain = node.run("status", "--offline")
+    assert (plain.code, plain.out) == (65, "")
+    assert "alarm [corrupt]" in plain.err
+
+
+def test_a_missing_floor_is_an_alarm(node: CliNode) -> None:
+    node.hold(2)
+    (node.state / "floor.json").unlink()
+    answer = node.run("status", "--json")
+    assert (answer.code, answer.json["alarms"][0]["code"]) == (65, "floor-rebuilt")
+
+
+def test_state_that_others_can_use_is_refused(node: CliNode) -> None:
+    node.hold(2)
+    node.state.chmod(0o777)
+    answer = node.run("status", "--json")
+    assert (answer.code, answer.error["code"]) == (77, "unsafe-file")
+
+
+def test_another_lineage_than_the_configured_one(node: CliNode) -> None:
+    node.hold(2)
+    node.configure(lineage="0" * 32)
+    answer = node.run("status", "--json")
+    assert (answer.code, answer.error["code"]) == (65, "fork")
+
+
+def test_watching_shows_it_again_until_it_is_interrupted(node: CliNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.hold(2)
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        node.bucket.delete()
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "_pause", pause)
+    answer = node.run("status", "--watch")
+    assert answer.code == 130
+    assert answer.out.count("health ") == 3
+    assert (answer.out.count("healthy"), answer.out.count("1 alarm(s)")) == (1, 2)
+    assert pauses == [2.0, 2.0, 2.0]
+
+
+def test_watching_ends_where_the_configuration_is_refused(node: CliNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.hold(2)
+    monkeypatch.setattr(status, "_pause", lambda _seconds: node.config.write_text("cluster: [", encoding="utf-8"))
+    assert node.run("status", "--watch").code == ConfigError.exit_code
+
+
+def test_a_pause_is_a_pause() -> None:
+    started = os.times().elapsed
+    status._pause(0.05)
+    assert os.times().elapsed - started >= 0.04

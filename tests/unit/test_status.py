@@ -1,0 +1,140 @@
+"""How a node stands: every state of the store, and the exit code that the worst alarm gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keydist.core.local import Local
+from keydist.core.restart import InStore, Role
+from keydist.errors import (
+    ConfigError,
+    CorruptError,
+    DiskError,
+    ForkError,
+    KeydistError,
+    OutdatedError,
+    RollbackError,
+    StoreLostError,
+    TransientError,
+    UnreachableError,
+    WrongTokenError,
+)
+from keydist.services.bootstrap import Node
+from keydist.services.observe import Observation
+from keydist.services.status import Standing, standing
+from tests.fakes.clock import VirtualClock
+from tests.fakes.memory_store import Fault, MemoryBucket, MemoryKeysetStore
+from tests.material import OTHER_TOKEN, Change, chain, demands, extend, floor_of, hold
+from tests.unit.cli_node import disk_in
+
+MINE = chain(2)[-1]
+LOCAL = Local(held=MINE, floor=floor_of(MINE))
+
+
+def node(store: MemoryKeysetStore, directory: Path) -> Node:
+    return Node(store=store, disk=disk_in(directory), clock=VirtualClock(), demands=demands(), role=Role.FOLLOWER)
+
+
+STORES: dict[str, tuple[bytes | None, InStore, type[KeydistError] | None]] = {
+    "mine": (MINE.envelope, InStore.SAME, None),
+    "a later epoch": (extend(MINE, Change.ROTATE).envelope, InStore.ACCEPTABLE, OutdatedError),
+    "an ancestor": (chain(1)[-1].envelope, InStore.ANCESTOR, RollbackError),
+    "another side": (extend(chain(1)[-1], Change.ROTATE, name="x").envelope, InStore.REFUSED, ForkError),
+    "another token": (hold(MINE.keyset, token=OTHER_TOKEN).envelope, InStore.REFUSED, WrongTokenError),
+    "nothing": (None, InStore.NEVER_WRITTEN, StoreLostError),
+}
+
+
+@pytest.mark.parametrize(("stored", "found", "alarm"), STORES.values(), ids=STORES)
+async def test_the_store_is_compared_by_a_read_from_its_leader(
+    tmp_path: Path, stored: bytes | None, found: InStore, alarm: type[KeydistError] | None
+) -> None:
+    bucket = MemoryBucket()
+    if stored is not None:
+        bucket.put(stored)
+    store = MemoryKeysetStore(bucket)
+    stands = await standing(node(store, tmp_path), LOCAL)
+    assert stands.found is found
+    assert [type(one) for one in stands.alarms] == ([alarm] if alarm else [])
+    assert stands.exit_code == (alarm.exit_code if alarm else 0)
+    assert store.calls == ["read_leader"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "found", "code"),
+    [
+        (Fault.UNREACHABLE, InStore.UNREACHABLE, 75),
+        (Fault.TIMEOUT, InStore.UNREACHABLE, 75),
+        (Fault.FORBIDDEN, InStore.FORBIDDEN, 77),
+        (Fault.REFUSED, InStore.FORBIDDEN, 77),
+    ],
+)
+async def test_a_store_that_does_not_answer_is_an_alarm(
+    tmp_path: Path, fault: Fault, found: InStore, code: int
+) -> None:
+    store = MemoryKeysetStore(MemoryBucket())
+    store.fail("read", fault)
+    stands = await standing(node(store, tmp_path), LOCAL)
+    assert (stands.found, stands.exit_code) == (found, code)
+
+
+async def test_the_disks_own_alarms_come_first(tmp_path: Path) -> None:
+    disks, told = DiskError("the disk's"), ConfigError("the caller's")
+    local = Local(held=MINE, floor=floor_of(MINE), alarms=(disks,))
+    stands = await standing(node(MemoryKeysetStore(MemoryBucket()), tmp_path), local, told)
+    assert stands.alarms[:2] == (disks, told)
+    assert isinstance(stands.alarms[2], StoreLostError)
+
+
+async def test_a_node_without_a_keyset_is_behind(tmp_path: Path) -> None:
+    bucket = MemoryBucket()
+    bucket.put(MINE.envelope)
+    stands = await standing(node(MemoryKeysetStore(bucket), tmp_path), Local(damage=CorruptError("damaged")))
+    (alarm,) = stands.alarms
+    assert isinstance(alarm, OutdatedError)
+    assert (alarm.expected, alarm.found) == ("epoch 2", "no keyset")
+
+
+async def test_how_far_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = MemoryBucket()
+    bucket.put(chain(4)[-1].envelope)
+    (alarm,) = (await standing(node(MemoryKeysetStore(bucket), tmp_path), LOCAL)).alarms
+    assert (alarm.expected, alarm.found) == ("epoch 4", "epoch 2")
+
+    async def observe(self: Node, local: Local, *, from_leader: bool) -> Observation:
+        return Observation(found=InStore.ACCEPTABLE, sent=0)  # of which nothing else is known
+
+    monkeypatch.setattr(Node, "observe", observe)
+    (alarm,) = (await standing(node(MemoryKeysetStore(bucket), tmp_path), LOCAL)).alarms
+    assert alarm.expected == "epoch 0"
+
+
+TRUST, PERMISSION, DISK, CONFIG, TRANSIENT, UNKNOWN = (
+    ForkError("x"),
+    WrongTokenError("x", have=(), need="y", fix=""),
+    DiskError("x"),
+    ConfigError("x"),
+    UnreachableError("x"),
+    KeydistError("x"),
+)
+
+
+@pytest.mark.parametrize(
+    ("alarms", "code"),
+    [
+        ((), 0),
+        ((UNKNOWN,), 70),
+        ((UNKNOWN, TRANSIENT), 75),
+        ((TRANSIENT,), 75),
+        ((TRANSIENT, CONFIG), 78),
+        ((CONFIG, TRANSIENT, DISK), 73),
+        ((DISK, PERMISSION, CONFIG), 77),
+        ((PERMISSION, DISK, TRANSIENT, CONFIG, TRUST), 65),
+    ],
+)
+def test_the_worst_alarm_gives_the_exit_code(alarms: tuple[KeydistError, ...], code: int) -> None:
+    assert Standing(found=None, alarms=alarms).exit_code == code
+    assert Standing(found=None, alarms=tuple(reversed(alarms))).exit_code == code
+    assert issubclass(OutdatedError, TransientError)
