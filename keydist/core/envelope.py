@@ -192,7 +192,10 @@ def seal(
     iv: bytes,
     typ: str = KEYSET_TYPE,
 ) -> bytes:
-    """Return a new envelope; `rnd` (32 bytes) and `iv` (12 bytes) must be fresh random bytes for every seal."""
+    """Return a new envelope; `rnd` (32 bytes) and `iv` (12 bytes) must be fresh random bytes for every seal.
+
+    Raises `MalformedError` where the envelope would be larger than any node accepts: it must not reach the store.
+    """
     keys = crypto.derive(
         secret=token.secret, cluster=place.cluster, location=place.location, token_id=token.token_id, rnd=rnd
     )
@@ -209,4 +212,12 @@ def seal(
     aad = b64url_encode(header.serialise(typ)).encode("ascii")
     sealed = crypto.encrypt(keys.content, iv, plaintext, aad)
     body, tag = sealed[: -crypto.TAG_BYTES], sealed[-crypto.TAG_BYTES :]
-    return b".".join((aad, b"", *(b64url_encode(part).encode("ascii") for part in (iv, body, tag))))
+    envelope = b".".join((aad, b"", *(b64url_encode(part).encode("ascii") for part in (iv, body, tag))))
+    if len(envelope) > MAX_ENVELOPE:
+        raise MalformedError(
+            "the keyset is too large to be sealed",
+            expected=f"an envelope of at most {MAX_ENVELOPE} bytes",
+            found=str(len(envelope)),
+            fix="wait until retired keys and revocations leave the keyset, or use smaller keys",
+        )
+    return envelope

@@ -30,7 +30,7 @@ from keydist.errors import (
     UnsupportedError,
     WrongTokenError,
 )
-from tests.material import IMPOSTOR, LINEAGE, NOW, PLACE, TOKEN, altered, demands, first, noise
+from tests.material import IMPOSTOR, LINEAGE, NOW, PLACE, TOKEN, altered, demands, first, noise, seal_plaintext
 
 ENVELOPE: Final = first().envelope
 HEADER, _, IV, BODY, TAG = ENVELOPE.split(b".")
@@ -94,6 +94,14 @@ def test_the_widest_header_fits_its_bound() -> None:
     )
     assert len(raw.split(b".")[0]) < MAX_HEADER
     assert open_envelope(parse_envelope(raw), TOKEN) == b"{}"
+
+
+def test_what_no_node_would_accept_is_not_sealed() -> None:
+    overhead = len(seal_plaintext(b""))
+    most = (MAX_ENVELOPE - overhead) * 3 // 4
+    assert open_envelope(parse_envelope(seal_plaintext(bytes(most))), TOKEN) == bytes(most)
+    with pytest.raises(MalformedError, match="too large to be sealed"):
+        seal_plaintext(bytes(most + 1))
 
 
 def test_a_digest_is_half_a_sha_256() -> None:
