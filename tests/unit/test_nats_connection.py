@@ -307,9 +307,9 @@ def test_the_error_callback_takes_anything(exc: Exception) -> None:
 async def test_a_denied_inbox_is_forbidden_not_a_timeout(start_server: StartServer) -> None:
     server = start_server(extra=permissions('publish: ">", subscribe: "_INBOX_other.>"'))
     async with connection(server.url) as made:
-        error = await failure(made, within=1)
-    assert isinstance(error, ForbiddenError)
-    assert "subscription" in error.found
+        for error in (await failure(made, within=1), await failure(made, within=1)):
+            assert isinstance(error, ForbiddenError)
+            assert "subscription" in error.found
 
 
 async def test_what_was_denied_may_be_allowed_after_a_reconnection(start_server: StartServer) -> None:
@@ -322,7 +322,7 @@ async def test_what_was_denied_may_be_allowed_after_a_reconnection(start_server:
         await asyncio.to_thread(server.start)
         async with asyncio.timeout(15):
             await made.wait_for_notice("changed", 60)
-        assert (await made.request("nobody.there")).status == 503
+        assert (await made.request("$JS.API.INFO")).status == 200
 
 
 async def test_a_denial_concerns_its_subject_only(start_server: StartServer) -> None:

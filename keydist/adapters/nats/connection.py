@@ -212,13 +212,14 @@ class Connection:
         """
         client = await self._connected()
         self._denials = [text for text in self._denials if f'"{subject.lower()}"' not in text]
+        self._raise_denied(subject)  # answers to this connection's inbox stay denied
         denied = _Denial(lambda: self._denied(subject) is not None)
         self._waiting.add(denied)
         try:
             asking = client.request(subject, payload, timeout=seconds, headers=headers)
             message = await _first(asking, denied.event.wait(), seconds=seconds + 1)
-            self._raise_denied(subject)
             if message is None:
+                self._raise_denied(subject)
                 raise self._silent(subject)
             return _reply(message)
         except nats.errors.NoRespondersError:
