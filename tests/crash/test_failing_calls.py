@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from keydist.adapters.disk.installing import newest_other
+from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.system import System
 from keydist.core.accept import Held
 from keydist.core.local import Confirmation
@@ -169,18 +171,27 @@ def from_then_on(first: int, number: int) -> Fault:
     return lambda call: error_of(number) if call.number >= first and call.name in WRITING else None
 
 
-def test_a_node_without_a_keyset_says_that_the_disk_is_full_and_goes_on_when_it_is_not(folder: Path) -> None:
+def once(number: int, error: int) -> Fault:
+    return at(number, error_of(error))
+
+
+@pytest.mark.parametrize("fault", [from_then_on, once], ids=["from then on", "once"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+def test_a_node_without_a_keyset_says_so_and_goes_on_when_the_disk_is_in_order(
+    folder: Path, number: int, fault: Callable[[int, int], Fault]
+) -> None:
     def machine(base: Path) -> Machine:
         return Machine(StateDirectory(base), MemoryBucket(exists=False))
 
     counted = FaultySystem()
     machine(folder / "0").start(system=counted, genesis=ONE)
-    for call in [call for call in counted.calls if call.name in WRITING]:
+    for call in [call for call in counted.calls if call.name in WRITING or (fault is once and number == errno.EIO)]:
         node = machine(folder / str(call.number))
-        with suppress(DiskFullError):
-            outcome = node.start(system=FaultySystem(from_then_on(call.number, errno.ENOSPC)), genesis=ONE)
-            assert outcome.held == ONE
-        assert node.start().held == ONE
+        with suppress(FAMILIES[number]):
+            assert node.start(system=FaultySystem(fault(call.number, number)), genesis=ONE).held == ONE
+        assert node.start(genesis=None if node.bucket.writes else ONE).held == ONE
+        assert node.state.load().alarms == ()
+        assert node.state.leftovers() == []
         assert node.bucket.writes == 1
 
 
@@ -249,6 +260,28 @@ def test_forgetting_that_fails_can_be_asked_again(folder: Path) -> None:
             assert call.name == "close"
         state.disk().reset()
         assert state.names() == ["lock"]
+
+
+def test_a_directory_that_another_process_removes_first_is_gone(folder: Path) -> None:
+    state = StateDirectory(folder).install(ONE)
+    litter = state.path / "archive" / ".000009.new"
+    litter.mkdir(mode=0o700)
+
+    def meanwhile(call: Call) -> None:
+        if call.name == "open" and call.argument == litter.name:
+            litter.rmdir()
+
+    state.disk(FaultySystem(meanwhile)).settle(state.load(), now=NOW)
+    assert state.leftovers() == []
+
+
+def test_a_node_whose_archive_is_gone_has_no_predecessor(folder: Path) -> None:
+    state = StateDirectory(folder)
+    state.path.mkdir(mode=0o700)
+    root = Directory.open_root(str(state.path), mode=0o700, system=FaultySystem())
+    assert root is not None
+    with root:
+        assert newest_other(root, state.layout) is None
 
 
 @pytest.mark.parametrize("name", ["state", "state/archive", "state/public"])

@@ -341,10 +341,11 @@ class Directory:
 
     def _remove_directory(self, name: str) -> None:
         inner = self.sub(name, mode=_ANY)
-        if inner is not None:
-            with inner:
-                for entry in inner.names():
-                    inner.remove(entry)
+        if inner is None:
+            return
+        with inner:
+            for entry in inner.names():
+                inner.remove(entry)
         try:
             self._system.rmdir(name, dir_fd=self.fd)
         except OSError as exc:
