@@ -278,6 +278,8 @@ def test_forgetting_leaves_everything_or_a_sign_and_can_be_asked_again(
         state = StateDirectory(left.base, sealed=sealed)
         local = state.load()
         assert local.held in (None, TWO), left.where
+        assert not local.alarms, left.where
+        assert not local.quarantine, f"{left.where}: half a keyset"
         if state.names("archive"):
             assert local.held == TWO or local.damage is not None, f"{left.where}: keys lie about unnoticed"
         assert not left.finished or (local.held, local.damage) == (None, None)

@@ -115,13 +115,15 @@ def test_a_group_may_reach_and_read_the_signing_key_and_no_other_secret(tmp_path
     assert state.load().held == TWO
 
 
-def test_a_group_that_is_configured_later_gets_its_key_at_the_next_start(tmp_path: Path) -> None:
-    StateDirectory(tmp_path).install(ONE, TWO)
-    state = StateDirectory(tmp_path, gid=GROUP)
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_a_group_that_is_configured_later_is_let_in_at_the_next_start(tmp_path: Path, *, sealed: bool) -> None:
+    StateDirectory(tmp_path, sealed=sealed).install(ONE, TWO)
+    state = StateDirectory(tmp_path, sealed=sealed, gid=GROUP)
     state.settle()
-    for path, expected in ((state.path, 0o750), (state.path / "archive", 0o750), (state.live, 0o750)):
-        assert mode(path) == expected
-    assert mode(state.live / "signing-key.pem") == 0o640
+    for directory in (state.path, state.path / "archive", state.live):
+        assert mode(directory) == 0o750
+    if not sealed:
+        assert mode(state.live / "signing-key.pem") == 0o640
     before = state.files()
     state.settle()
     assert state.files() == before

@@ -150,7 +150,6 @@ def _strip(parent: Directory, name: str, layout: Layout) -> None:
 
 
 def _move_aside(root: Directory, archive: Directory, layout: Layout, name: str) -> None:
-    _strip(archive, name, layout)
     with root.make(QUARANTINE, mode=layout.directory_mode, gid=layout.gid) as cell:
         cell.remove(name)
         archive.move(name, name, into=cell)

@@ -132,7 +132,9 @@ class PosixKeysetDisk:
             mine = [name for name in root.names() if name.removeprefix(".").removesuffix(".new") in _OWN_NAMES]
             rendered = self._drop_runtime()
             # The link first: a crash in between leaves signs of a keyset, never half of one.
-            for name in sorted(mine, key=lambda name: (name != LIVE, name == FLOOR)):
+            root.remove(LIVE)
+            root.sync()
+            for name in mine:
                 root.remove(name)
             root.sync()
         return bool(mine) or rendered
