@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import io
 import os
 import pty
+import socket
 import struct
 import sys
 import termios
@@ -96,6 +98,16 @@ def test_elsewhere_a_wait_is_told_once_for_each_reason() -> None:
     assert lines[0] == "keydist: NATS is down (3 s left)"
     assert lines[1] == f"keydist: {printable(HOSTILE)} (1 s left)"
     assert lines[2:] == ["keydist: NATS is down (1 s left)"]
+
+
+def test_the_service_manager_hears_of_every_wait(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        progress = Progress(ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")}), stream=io.StringIO())
+        gc.disable()
+        progress.waiting("NATS is down", seconds_left=3)
+        assert listening.recv(4096).startswith(b"STATUS=waiting: NATS is down\n")
+    assert gc.isenabled()  # who waits may collect
 
 
 class Screen(io.StringIO):

@@ -54,6 +54,7 @@ from tests.unit.cli_node import disk_in, install
 MINE = chain(3)[-1]
 OTHER_SIDE = extend(chain(2)[-1], Change.ROTATE, name="other ")
 """Epoch 3 as well, but not mine: both descend from epoch 2."""
+LATER = extend(MINE, Change.ROTATE)
 STRANGER = first("stranger ", lineage=OTHER_LINEAGE)
 FOREIGN = hold(chain(3)[-1].keyset, place=Place(cluster="prod-eu2", location=PLACE.location)).envelope
 NEWER_FORMAT = MINE.envelope.replace(
@@ -126,16 +127,14 @@ async def test_a_lost_keyset_is_put_back_byte_for_byte(world: World, lose: Calla
     assert world.bucket.content() == MINE.envelope
     assert (done.changed, done.held, done.revision) == (True, MINE, world.bucket.last_sequence)
     assert world.load() == before
+    asked = [call for call in world.store.calls if call != "create_bucket"]
+    assert asked in (["read_leader", "write_first", "read_leader"], ["read_leader", "replace", "read_leader"])
     again = await republish(world.node, before)
     assert (again.changed, again.revision) == (False, done.revision)
 
 
 KEPT = {
-    "a later epoch": (
-        extend(MINE, Change.ROTATE).envelope,
-        "a later epoch of this node's history",
-        "keydist bootstrap",
-    ),
+    "a later epoch": (LATER.envelope, "a later epoch of this node's history", "keydist bootstrap"),
     "another side": (OTHER_SIDE.envelope, "another history", "store resolve"),
     "another lineage": (STRANGER.envelope, "another lineage", "store resolve"),
     "another token": (
@@ -160,6 +159,21 @@ async def test_nothing_else_is_overwritten(world: World, stored: bytes, message:
     assert fix in refused.value.fix
     assert world.bucket.content() == stored
     assert world.bucket.writes == 1
+
+
+FOUND = {
+    "a later epoch": (LATER.envelope, "epoch 4"),
+    "another lineage": (STRANGER.envelope, f"lineage {OTHER_LINEAGE}"),
+    "nonsense": (b"a.b", "something that must not be used"),
+}
+
+
+@pytest.mark.parametrize(("stored", "found"), FOUND.values(), ids=FOUND)
+async def test_a_refusal_says_what_is_there(world: World, stored: bytes, found: str) -> None:
+    world.bucket.put(stored)
+    with pytest.raises(RefusedOverwriteError) as refused:
+        await republish(world.node, world.load())
+    assert refused.value.found == found
 
 
 async def test_who_may_not_ask_why_nothing_is_there_writes_nothing(world: World) -> None:
