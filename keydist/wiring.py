@@ -16,7 +16,7 @@ from keydist.adapters.token_file import find_token_file, read_tokens
 from keydist.core.accept import Demands
 from keydist.core.envelope import Place
 from keydist.errors import ConfigError, KeydistError, TokenError, UnsafeFileError
-from keydist.services.from_disk import Outcome, meet_demands, start_from_disk
+from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, with_following
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -123,7 +123,8 @@ def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outco
     if local.held is not None:
         refused = refused_by_all(node.config.nats.servers)
         if refused is not None:
-            return start_from_disk(node.disk, local, refused, now=now)
+            alarms = with_following((refused,), local, node.demands)
+            return start_from_disk(node.disk, local, *alarms, now=now)
 
     import asyncio  # noqa: PLC0415 - 37 ms, not needed from disk
 

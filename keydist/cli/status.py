@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import sleep as _pause  # noqa: TID251 - a person watches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,12 +41,6 @@ def status(
         return code
 
     finish(work, as_json=as_json)
-
-
-def _pause(seconds: float) -> None:
-    from threading import Event  # noqa: PLC0415 - only where it is watched
-
-    Event().wait(seconds)
 
 
 def _once(node: Machine, *, offline: bool, as_json: bool) -> int:

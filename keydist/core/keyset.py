@@ -162,7 +162,7 @@ def check_advance(old: Keyset, new: Keyset) -> None:
                 f"key {kid} goes from {before.value} to {after.value}",
                 expected=" or ".join(sorted(state.value for state in table[before])),
                 found=after.value,
-                fix="the writer of this epoch is faulty: compare versions with: keydist status --fleet",
+                fix="the writer of this epoch is faulty: compare the versions of keydist on the nodes",
             )
     earlier = {key.kid: key for key in old.keys}
     for key in new.keys:

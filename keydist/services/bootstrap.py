@@ -27,7 +27,7 @@ from keydist.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
-from keydist.services.from_disk import Outcome, meet_demands, start_from_disk
+from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, with_following
 from keydist.services.observe import Observation, confirmation, observe, on_disk
 from keydist.services.put_back import put_back
 
@@ -134,6 +134,7 @@ class _Bootstrap:
         return await self._node.observe(self.local, from_leader=from_leader)
 
     def _start(self, *alarms: KeydistError, how: str = "from-disk") -> Outcome:
+        alarms = with_following(alarms, self.local, self._node.demands)
         return start_from_disk(self._node.disk, self.local, *alarms, now=self._node.clock.now(), how=how)
 
     def _how(self, seen: Observation) -> str:
@@ -261,7 +262,7 @@ class _Bootstrap:
                 "no key is generated: this user may not ask whether there ever was one",
                 expected="a bucket that was never written",
                 found=_ABSENT[seen.found],
-                fix="allow this leader $JS.API.STREAM.INFO of the bucket's stream: keydist store config",
+                fix="allow this leader $JS.API.STREAM.INFO of the bucket's stream: see docs/nats.md",
             )
         return RefusedGenesisError(
             f"no key is generated: {_ABSENT[seen.found]}, so this cluster had one",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from keydist.errors import DiskError, ForkError, KeydistError, RollbackError, TransientError
+from keydist.errors import DiskError, ForkError, KeydistError, RollbackError, TransientError, WrongTokenError
 
 if TYPE_CHECKING:
     from keydist.core.accept import Demands, Held
@@ -35,6 +35,27 @@ def start_from_disk(disk: KeysetDisk, local: Local, *alarms: KeydistError, now: 
     except (DiskError, TransientError) as exc:
         late = (exc,)
     return Outcome(how=how, held=local.held, alarms=(*alarms, *local.alarms, *late))
+
+
+def with_following(alarms: tuple[KeydistError, ...], local: Local, demands: Demands) -> tuple[KeydistError, ...]:
+    """Return the alarms, and one more where this node's tokens do not open its own keyset.
+
+    It starts all the same, but no later epoch reaches it. What the store holds may have said so already.
+    """
+    have = tuple(token.token_id for token in demands.tokens)
+    told = any(isinstance(alarm, WrongTokenError) for alarm in alarms)
+    if local.held is None or local.held.token_id in have or told:
+        return alarms
+    need = local.held.token_id
+    return (
+        *alarms,
+        WrongTokenError(
+            "this node does not hold the token of its own keyset: it cannot follow",
+            have=have,
+            need=need,
+            fix=f"put the token with id {need} into the token file",
+        ),
+    )
 
 
 def meet_demands(local: Local, demands: Demands) -> Local:

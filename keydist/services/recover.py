@@ -192,7 +192,7 @@ def _refused(seen: Observation) -> KeydistError:
         return RefusedOverwriteError(
             "the store may never have had this keyset, or lost it: this user may not ask",
             found=seen.found.value,
-            fix="allow it $JS.API.STREAM.INFO of the bucket's stream: keydist store config",
+            fix="allow it $JS.API.STREAM.INFO of the bucket's stream: see docs/nats.md",
         )
     is_other = isinstance(reason, ForeignClusterError | UnsupportedError)
     return RefusedOverwriteError(

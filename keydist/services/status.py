@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keydist.core.restart import InStore
 from keydist.errors import KeydistError, OutdatedError, StoreLostError
+from keydist.services.from_disk import with_following
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
@@ -35,7 +36,8 @@ async def standing(node: Node, local: Local, *alarms: KeydistError) -> Standing:
     """Compare a node with the store, by a read from the stream leader. Raises nothing of the store's."""
     seen = await node.observe(local, from_leader=True)
     found = _alarm(local, seen)
-    return Standing(found=seen.found, alarms=(*local.alarms, *alarms, *((found,) if found else ())))
+    alarms = (*local.alarms, *alarms, *((found,) if found else ()))
+    return Standing(found=seen.found, alarms=with_following(alarms, local, node.demands))
 
 
 def _alarm(local: Local, seen: Observation) -> KeydistError | None:

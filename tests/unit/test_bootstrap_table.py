@@ -381,8 +381,8 @@ TABLE: dict[tuple[str, str], tuple[Expected, Expected]] = {
     ("valid", "empty"): (from_disk("malformed"),) * 2,
     ("valid", "unknown version"): (from_disk("unsupported"),) * 2,
     ("valid, token absent", "newer"): (from_disk("wrong-token"),) * 2,
-    ("valid, token absent", "the same"): (Starts(how="unchanged"),) * 2,
-    ("valid, token absent", "unreachable"): (from_disk("unreachable"),) * 2,
+    ("valid, token absent", "the same"): (Starts(how="unchanged", alarms=("wrong-token",)),) * 2,
+    ("valid, token absent", "unreachable"): (from_disk("unreachable", "wrong-token"),) * 2,
     ("corrupt", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1),) * 2,
     ("corrupt", "the same"): (Starts(how="retrieved"),) * 2,
     ("corrupt", "an ancestor"): (

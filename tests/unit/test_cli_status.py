@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -193,9 +192,3 @@ def test_watching_ends_where_the_configuration_is_refused(node: CliNode, monkeyp
     node.hold(2)
     monkeypatch.setattr(status, "_pause", lambda _seconds: node.config.write_text("cluster: [", encoding="utf-8"))
     assert node.run("status", "--watch").code == ConfigError.exit_code
-
-
-def test_a_pause_is_a_pause() -> None:
-    started = os.times().elapsed
-    status._pause(0.05)
-    assert os.times().elapsed - started >= 0.04

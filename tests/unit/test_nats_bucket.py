@@ -78,6 +78,10 @@ DEVIATIONS: dict[str, Any] = {
     "allow_direct": False,
     "allow_rollup_hdrs": True,
     "deny_delete": False,
+    "max_msg_size": 1024,
+    "max_msgs": 1,
+    "max_bytes": 4096,
+    "retention": "workqueue",
     "max_age": 3_600_000_000_000,
     "republish": {"src": "$KV.x.>", "dest": "keydist.changed.>"},
 }

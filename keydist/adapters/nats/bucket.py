@@ -60,6 +60,10 @@ _WHY: Final[dict[str, str]] = {
     "allow_direct": "direct gets, or followers wait while the stream has no leader",
     "allow_rollup_hdrs": "no rollup headers: with them one writer erases everybody's entries",
     "deny_delete": "deletes denied",
+    "max_msg_size": "room for a whole keyset, and no more",
+    "max_msgs": "no limit that keeps a key out",
+    "max_bytes": "no limit that keeps a key out",
+    "retention": "limits, or reading removes the key",
     "max_age": "the age limit of the design, or keys expire in the store",
     "republish": "change notices republished",
 }
