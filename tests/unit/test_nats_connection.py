@@ -214,19 +214,46 @@ async def test_a_server_killed_during_a_request(start_server: StartServer) -> No
         assert later.fix
 
 
-async def test_a_connection_comes_back_after_a_restart_and_no_write_is_made_up_for(start_server: StartServer) -> None:
+@pytest.mark.parametrize("noticed", ["yes", "just now", "not yet"])
+async def test_a_connection_comes_back_after_a_restart_and_no_write_is_made_up_for(
+    start_server: StartServer, noticed: str
+) -> None:
     """What was asked while disconnected must not be applied later, behind the back of who was told that it failed."""
     server = start_server()
     async with connection(server.url) as made:
         store = NatsKeysetStore(made, bucket="keydist", entry="signing-key")
         await store.create_bucket()
         await store.wait_for_notice(0.0)
-        await asyncio.to_thread(server.stop, kill=True)
+        if noticed == "not yet":
+            server.stop(kill=True)  # the event loop stands still meanwhile
+        else:
+            await asyncio.to_thread(server.stop, kill=True)
+        while noticed == "yes" and made._client is not None and made._client.is_connected:
+            await store.wait_for_notice(0.01)
         with pytest.raises(TransientError):
             await store.write_first(b"one")
         await asyncio.to_thread(server.start)
         assert await answered(store) == Absent(why=Absence.NEVER_WRITTEN)
         assert await store.write_first(b"two") == 1
+
+
+async def test_a_write_that_was_queued_when_the_connection_broke_is_not_sent_on_the_next(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    async with connection(server.url) as made:
+        store = NatsKeysetStore(made, bucket="keydist", entry="signing-key")
+        await store.create_bucket()
+        await store.wait_for_notice(0.0)
+        assert made._client is not None
+        assert made._client._flusher_task is not None
+        made._client._flusher_task.cancel()  # as when the socket takes no more
+        with pytest.raises(StoreTimeoutError):
+            await made.request("$KV.keydist.signing-key", b"one", seconds=0.2)
+        await asyncio.to_thread(server.stop, kill=True)
+        await asyncio.to_thread(server.start)
+        await store.wait_for_notice(10)  # for the reconnection
+        assert await answered(store) == Absent(why=Absence.NEVER_WRITTEN)
 
 
 async def test_a_reconnection_wakes_who_waits(start_server: StartServer) -> None:

@@ -106,9 +106,16 @@ class Connection:
             if len(self._failures) >= len(self._server.urls):
                 exhausted.set()
 
+        async def on_disconnect() -> None:
+            self._denials = []  # the next connection may be allowed more
+            # What was asked but not yet sent when the connection broke, nats-py would send on the next one: a write
+            # that was reported as failed would be made up for later. Subscriptions it makes again by itself.
+            client._pending.clear()  # noqa: SLF001 - nowhere else
+            client._pending_data_size = 0  # noqa: SLF001
+
         connected = False
         try:
-            await _first(self._dial(client, on_error), exhausted.wait(), seconds=self._connect_seconds)
+            await _first(self._dial(client, on_error, on_disconnect), exhausted.wait(), seconds=self._connect_seconds)
             connected = client.is_connected
         except Exception as exc:  # noqa: BLE001 - nats-py lets anything through
             self._failures.append(exc)
@@ -120,14 +127,14 @@ class Connection:
         self._failures.clear()
         return client
 
-    async def _dial(self, client: Client, on_error: object) -> None:
+    async def _dial(self, client: Client, on_error: object, on_disconnect: object) -> None:
         server = self._server
         context = tls_context(server.tls) if server.tls else None
         await client.connect(
             list(server.urls),
             name=f"keydist {server.node}",
             error_cb=on_error,  # type: ignore[arg-type]
-            disconnected_cb=self._on_disconnect,
+            disconnected_cb=on_disconnect,  # type: ignore[arg-type]
             reconnected_cb=self._on_reconnect,
             connect_timeout=int(self._connect_seconds) or 1,
             max_reconnect_attempts=-1,
@@ -139,9 +146,6 @@ class Connection:
             tls_handshake_first=context is not None,
             **credential_options(server),
         )
-
-    async def _on_disconnect(self) -> None:
-        self._denials = []  # the next connection may be allowed more
 
     async def _on_reconnect(self) -> None:
         self._failures = []
