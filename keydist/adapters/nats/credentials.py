@@ -8,6 +8,7 @@ at the next connection that is made anew.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,14 @@ def _unusable(path: str, found: str) -> ConfigError:
     )
 
 
+def _is_no_eof_noise(record: logging.LogRecord) -> bool:
+    """Tell whether a record is anything but what asyncio says whenever nats-py closes a TLS connection."""
+    return "eof_received()" not in record.getMessage()
+
+
 def tls_context(files: TlsConfig) -> ssl.SSLContext:
     """Return a client context that verifies the server. Raises `ConfigError` where a file cannot be used."""
+    logging.getLogger("asyncio").addFilter(_is_no_eof_noise)
     names = f"ca_file ({files.ca_file})"
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca_file)
