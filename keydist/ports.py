@@ -57,8 +57,8 @@ class KeysetStore(Protocol):
 class KeysetDisk(Protocol):
     """The state directory. Calls are synchronous and short; each either happened whole or not at all.
 
-    Errors of all methods: `UnsafeFileError`, `WrongUserError` (nothing was changed), `DiskError` (what was
-    installed before is still in use).
+    Errors of all methods: `UnsafeFileError`, `WrongUserError` (nothing was changed), `DiskError` (the keyset on disk
+    is the one before or the new one, whole: load it); of those that write, `BusyError` (the lock is not given).
     """
 
     def load(self, tokens: tuple[BootstrapToken, ...]) -> Local:

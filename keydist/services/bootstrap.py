@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import Action, InStore, OnDisk, Role, decide
 from keydist.errors import (
+    BusyError,
     ConflictError,
     CorruptError,
     DiskError,
@@ -130,6 +131,9 @@ class _Bootstrap:
             case Action.WAIT:
                 raise self._wait(seen)
 
+    def _load(self) -> Local:
+        return meet_demands(self._node.disk.load(self._node.demands.tokens), self._node.demands)
+
     async def _observe(self, *, from_leader: bool) -> Observation:
         return await self._node.observe(self.local, from_leader=from_leader)
 
@@ -152,15 +156,17 @@ class _Bootstrap:
             try:
                 node.disk.install(new, based_on=self.local, now=node.clock.now())
             except ConflictError:
-                self.local = meet_demands(node.disk.load(node.demands.tokens), node.demands)
+                self.local = self._load()
                 raise
             except DiskError as exc:
+                # It may have failed behind the swing: what is on disk decides what is in use.
+                self.local = self._load()
                 if self.local.held is None:
                     raise
                 return self._start(exc)
             if seen.accepted.ancestry_unproven:
                 alarms += (_unproven(new),)
-            self.local = meet_demands(node.disk.load(node.demands.tokens), node.demands)
+            self.local = self._load()
             if confirmed:
                 self._keep_confirmation(seen)
                 break
@@ -190,7 +196,7 @@ class _Bootstrap:
         found = confirmation(self.local, seen.sent)
         if found is not None:
             # What cannot be kept now is confirmed again by the next read; the disk's own failure shows elsewhere.
-            with suppress(DiskError):
+            with suppress(DiskError, BusyError):
                 self._node.disk.confirm(found)
 
     def _keep_refused(self, seen: Observation) -> None:
@@ -198,7 +204,7 @@ class _Bootstrap:
         if seen.envelope is None or isinstance(seen.error, UnsupportedError):
             return
         if isinstance(seen.error, TrustError):
-            with suppress(DiskError):
+            with suppress(DiskError, BusyError):
                 self._node.disk.quarantine(seen.envelope)
 
     # --- writing -------------------------------------------------------------------------------

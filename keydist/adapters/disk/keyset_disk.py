@@ -61,17 +61,21 @@ class PosixKeysetDisk:
 
     def install(self, new: Held, *, based_on: Local, now: int) -> None:
         """Make `new` live; see `KeysetDisk`."""
+        asked = self._system.monotonic()
         with self._locked() as root:
             self._check_unmoved(root, based_on)
             predecessor = self._lay(root, new, based_on)
             write_floor(root, new, based_on.floor)
-            self._finish(root, new, now=now, keep=predecessor, damaged=based_on.quarantine)
+            # What is noted as seen was durable before: the wait for the lock and the syncs count.
+            durable = now + int(self._system.monotonic() - asked)
+            self._finish(root, new, now=durable, keep=predecessor, damaged=based_on.quarantine)
 
     def override(self, new: Held, *, based_on: Local, now: int) -> None:
         """Make `new` live although it does not descend from what is there: a person chose it.
 
         A floor that goes down goes first: until the link has swung, the live epoch is the effective floor.
         """
+        asked = self._system.monotonic()
         with self._locked() as root:
             self._check_unmoved(root, based_on)
             if _goes_down(based_on.floor, new):
@@ -80,7 +84,8 @@ class PosixKeysetDisk:
             else:
                 predecessor = self._lay(root, new, based_on)
                 write_floor(root, new, based_on.floor)
-            self._finish(root, new, now=now, keep=predecessor, damaged=based_on.quarantine)
+            durable = now + int(self._system.monotonic() - asked)
+            self._finish(root, new, now=durable, keep=predecessor, damaged=based_on.quarantine)
 
     def settle(self, local: Local, *, now: int) -> None:
         """Finish what a crash left undone, or lay the keyset out anew where `at_rest` or `group` changed.

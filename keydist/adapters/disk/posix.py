@@ -13,12 +13,12 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from keydist.adapters.disk.handle import Handle
 from keydist.adapters.disk.system import System, refuse
-from keydist.errors import CorruptError, DiskError, UnsafeFileError, WrongUserError
+from keydist.errors import CorruptError, DiskError, UnsafeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
 
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SHARED_READ: Final = 0o040
@@ -33,13 +33,11 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".new")
 
 
-class Directory:
-    """A directory, open by descriptor; `path` is for messages only. Close it when done."""
+class Directory(Handle):
+    """A directory, open by descriptor: everything below it is opened through it."""
 
     def __init__(self, fd: int, path: str, system: System) -> None:
-        self.fd = fd
-        self.path = path
-        self._system = system
+        super().__init__(fd, path, system)
         self._found: tuple[int, int] | None = None
 
     @classmethod
@@ -131,59 +129,6 @@ class Directory:
             self.close()
             raise
         return self
-
-    def _give(self, fd: int, path: str, *, mode: int, gid: int | None) -> None:
-        """Set group, then mode: whatever the umask, and never readable by a group that is not meant."""
-        if gid is not None:
-            try:
-                self._system.fchown(fd, -1, gid)
-            except PermissionError as exc:
-                raise WrongUserError(
-                    f"{path} cannot be given to the configured group",
-                    expected=f"user {os.geteuid()} to be a member of group {gid}",
-                    fix="add keydist's user to the group of group:, then start it anew",
-                ) from exc
-        self._system.fchmod(fd, mode)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._close(self.fd)
-
-    def _close(self, fd: int) -> None:
-        # Nothing was written through it that was not synced, and it is closed even where this fails.
-        with suppress(OSError):
-            self._system.close(fd)
-
-    def _examine(self, fd: int, path: str, *, forbidden: int, regular: bool = False) -> os.stat_result:
-        """Return what an opened descriptor is, refusing another kind, another owner and `forbidden` mode bits."""
-        try:
-            found = self._system.fstat(fd)
-        except OSError as exc:
-            refuse(exc, path, "examine")
-        if regular and not stat.S_ISREG(found.st_mode):
-            raise UnsafeFileError(f"{path} is not a regular file", fix=f"look at it, then remove {path}")
-        if found.st_uid != os.geteuid():
-            raise WrongUserError(
-                f"{path} belongs to another user",
-                expected=f"owner {os.geteuid()}",
-                found=f"owner {found.st_uid}",
-                fix="run keydist as the owner, or set the owner of the whole state directory right with chown -R",
-            )
-        mode = stat.S_IMODE(found.st_mode)
-        if mode & forbidden:
-            raise UnsafeFileError(
-                f"{path} can be used by others",
-                expected=f"mode {mode & ~forbidden:04o}",
-                found=f"mode {mode:04o}",
-                fix=f"find out who could read it, then: chmod {mode & ~forbidden:04o} {path}",
-            )
-        return found
 
     def read(self, name: str, *, most: int, private: bool = False, group: bool = False) -> bytes | None:
         """Return a regular file's bytes, or None where there is none.
@@ -282,13 +227,6 @@ class Directory:
         target.sync()
         if target is not self:
             self.sync()
-
-    def sync(self) -> None:
-        """Make the directory's entries durable."""
-        try:
-            self._system.fsync(self.fd)
-        except OSError as exc:
-            refuse(exc, self.path, "sync")
 
     def sync_own_entry(self) -> None:
         """Make this directory itself durable, by syncing its parent, where this user may open that."""
