@@ -15,7 +15,7 @@ from keydist.cli import config, keys, store, token
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
 from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
-from keydist.errors import UsageError
+from keydist.errors import KeydistError, UsageError
 
 _NAME = "keydist"
 app = typer.Typer(
@@ -133,6 +133,8 @@ def run_app() -> int:
         return 130
     except typer.exceptions.TyperException as exc:
         return _usage(exc)
+    except KeydistError as exc:  # of what runs before a command does, as --version
+        return fail(exc, as_json=False)
     return code if isinstance(code, int) else 0
 
 

@@ -251,6 +251,10 @@ def test_a_command_that_returns_nothing_has_succeeded(monkeypatch: pytest.Monkey
     assert application.run_app() == 0
 
 
+def test_no_traceback_shows_values() -> None:
+    assert app.pretty_exceptions_enable is False  # those of rich may show what variables hold
+
+
 def test_a_damaged_node_tells_its_damage(node: CliNode) -> None:
     node.hold()
     (node.state / "live" / "jwks.json").write_text("{}")
@@ -262,7 +266,8 @@ def keydist(node: CliNode, script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in which `keydist` is the command of this node."""
     return subprocess.run(
         ["bash", "-c", f'keydist() {{ {sys.executable} -m keydist "$@"; }}; {script}'],
-        env=os.environ | {"KEYDIST_CONFIG": str(node.config)},
+        # Buffered, as for everybody: what is left in a buffer fails once more at the end.
+        env=os.environ | {"KEYDIST_CONFIG": str(node.config), "PYTHONUNBUFFERED": ""},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -275,6 +280,7 @@ def keydist(node: CliNode, script: str) -> subprocess.CompletedProcess[str]:
     ("script", "code", "told"),
     [
         ("keydist jwks >/dev/full", 73, "No space left on device"),
+        ("keydist --version >/dev/full", 73, "No space left on device"),
         ("keydist key list >/dev/full", 73, "No space left on device"),
         ("keydist token generate --out - >/dev/full", 73, "No space left on device"),
         ("keydist status --offline --json >/dev/full", 73, "No space left on device"),

@@ -366,6 +366,35 @@ def test_a_dry_run_shows_both_sides_and_changes_neither(node: CliNode, keep: str
     assert "would keep epoch 2" in node.run("store", "resolve", "--keep", keep, "--dry-run").out
 
 
+CONSEQUENCES = {
+    "local": (
+        "keeping local: the store is overwritten; a node that holds the store's side starts from disk with an",
+        "  alarm, until there: keydist store resolve --keep store",
+    ),
+    "store": (
+        "keeping store: this node's side goes to the archive's predecessor, then away; any other node that holds",
+        "  it needs the same command",
+    ),
+}
+
+
+@pytest.mark.parametrize("keep", ["local", "store"])
+def test_sides_and_consequences_in_full(node: CliNode, keep: str) -> None:
+    node.hold(2)
+    node.bucket.put(STRANGER.envelope)
+    lines = node.run("store", "resolve", "--keep", keep, "--dry-run").err.splitlines()
+    lost = ", ".join(key.kid for key in (STRANGER if keep == "local" else MINE).keyset.signing_keys())
+    assert lines == [
+        "keydist: the envelope is of another lineage",
+        f"  local   epoch 2 of lineage {LINEAGE}, issued 2027-01-16T08:00:00Z",
+        f"          key {MINE.keyset.active.kid}, token {TOKEN.token_id}, digest {b64url_encode(MINE.digest)}",
+        f"  store   epoch 1 of lineage {OTHER_LINEAGE}, issued 2027-01-15T08:00:00Z",
+        f"          key {STRANGER.keyset.active.kid}, token {TOKEN.token_id}, digest {b64url_encode(STRANGER.digest)}",
+        f"keeping {keep}: JWTs signed by {lost} stop being accepted",
+        *CONSEQUENCES[keep],
+    ]
+
+
 @pytest.mark.parametrize("keep", ["local", "store"])
 @pytest.mark.parametrize("theirs", [OTHER_SIDE, STRANGER], ids=["one lineage", "two lineages"])
 def test_the_side_that_is_named_stays(node: CliNode, keep: str, theirs: Held) -> None:
@@ -393,6 +422,7 @@ def test_a_side_that_cannot_be_opened(node: CliNode) -> None:
     answer = node.run("store", "resolve", "--keep", "local")
     assert answer.code == 0
     assert f"was token {OTHER_TOKEN.token_id} made to replace this node's" in answer.err
+    assert "put that token into the token file instead" in answer.err
     assert answer.out.startswith("kept epoch 2")
     node.bucket.put(b"garbage")
     answer = node.run("store", "resolve", "--keep", "local")
