@@ -28,6 +28,7 @@ from keydist.core.local import Local
 from keydist.core.restart import Role
 from keydist.core.token import BootstrapToken
 from keydist.errors import (
+    CommitmentError,
     ConfigError,
     CredentialsRefusedError,
     DiskFullError,
@@ -895,6 +896,62 @@ def test_a_disk_that_cannot_keep_the_confirmation_keeps_the_key(scene: Scene) ->
     result = scene.run(Role.FOLLOWER)
     assert isinstance(result, Outcome)
     assert result.how == "unchanged"
+
+
+class FullBehindTheSwing(System):
+    """A disk that fills up right after the live link has swung."""
+
+    def __init__(self) -> None:
+        self._swung = False
+
+    def rename(self, src: str, dst: str, **handles: int) -> None:  # type: ignore[override]
+        System.rename(src, dst, **handles)
+        self._swung = self._swung or dst == "live"
+
+    def write(self, fd: int, data: bytes) -> int:  # type: ignore[override]
+        return System.write(fd, data) if not self._swung else _fail(errno.ENOSPC)()
+
+
+@pytest.mark.parametrize("role", BOTH)
+@pytest.mark.parametrize("disk", [nothing, valid])
+def test_a_disk_that_fills_up_behind_the_swing_uses_what_is_live(disk: Prepare, role: Role, scene: Scene) -> None:
+    disk(scene)
+    in_store(NEWER)(scene)
+    scene.system = FullBehindTheSwing()
+    result = scene.run(role)
+    assert isinstance(result, Outcome)
+    assert result.held == NEWER
+    assert "disk-full" in {alarm.code for alarm in result.alarms}
+
+
+class BusyDisk(System):
+    """A state directory whose lock somebody else holds for ever."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def flock(self, fd: int, operation: int) -> None:
+        raise BlockingIOError
+
+    def monotonic(self) -> float:  # type: ignore[override]
+        return self._now
+
+    def sleep(self, seconds: float) -> None:  # type: ignore[override]
+        self._now += seconds
+
+
+@pytest.mark.parametrize("role", BOTH)
+def test_a_stuck_lock_hides_no_refusal_and_stops_no_start(role: Role, scene: Scene) -> None:
+    scene.state.mkdir(mode=0o700)
+    scene.system = BusyDisk()
+    in_store(hold(NEWER.keyset, token=IMPOSTOR))(scene)
+    refused = scene.run(role)
+    assert isinstance(refused, CommitmentError)
+    scene.system = None
+    valid(scene)
+    scene.system = BusyDisk()
+    in_store(MINE)(scene)
+    assert isinstance(scene.run(role), Outcome)
 
 
 def test_two_processes_of_one_node_end_with_one_keyset(scene: Scene) -> None:
