@@ -930,10 +930,10 @@ class BusyDisk(System):
     def __init__(self) -> None:
         self._now = 0.0
 
-    def flock(self, fd: int, operation: int) -> None:
+    def flock(self, fd: int, operation: int) -> None:  # type: ignore[override]
         raise BlockingIOError
 
-    def monotonic(self) -> float:  # type: ignore[override]
+    def monotonic(self) -> float:
         return self._now
 
     def sleep(self, seconds: float) -> None:  # type: ignore[override]
