@@ -189,6 +189,7 @@ _HOOK_LIST: Final = {"type": "array", "items": {"type": "object"}}
 _CLUSTER: Final = _pattern("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, - and _", most=64)
 _NODE: Final = _pattern("[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - and _ (no dots)", most=64)
 _BUCKET: Final = _pattern("[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - and _", most=64)
+TOKEN_FILE: Final = "/etc/keydist/token"  # noqa: S105 - where it stands, not what it is
 _GROUP: Final = _pattern("[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of a group", most=32)
 _ENTRY: Final = _pattern(
     r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*", "letters, digits, - _ = / and single dots between them", most=250
@@ -226,7 +227,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("node", _NODE, None, "This node's name; by default the host's, up to its first dot.", nullable=True),
     Field("role", _choice("leader", "follower"), "follower", "Whether this node may generate and rotate keys."),
     Field("issuer", _ISSUER_URL, None, "The iss of JWTs, and the base of the published documents.", nullable=True),
-    Field("token_file", PATH, None, "The file with the bootstrap token, where nothing else names one.", nullable=True),
+    Field("token_file", PATH, TOKEN_FILE, "The bootstrap token, where nothing else names one.", nullable=True),
     Field("state_dir", PATH, "/var/lib/keydist", "Where the keyset is kept."),
     Field("runtime_dir", PATH, "/run/keydist", "Where sockets and rendered keys stand; a tmpfs."),
     Field("group", _GROUP, None, "The group that may read the signing key.", nullable=True),

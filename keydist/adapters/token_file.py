@@ -46,7 +46,7 @@ def find_token_file(flag: str | None, environ: Mapping[str, str], configured: st
 def read_tokens(source: TokenSource) -> tuple[BootstrapToken, ...]:
     """Return the one or two tokens of a file. Raises `TokenError`, `UnsafeFileError`."""
     if source.path == STDIN:
-        return parse_token_file(sys.stdin.buffer.read(MAX_FILE + 1))
+        return parse_token_file(sys.stdin.buffer.read(MAX_FILE + 1) if sys.stdin else b"")
     try:
         fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:

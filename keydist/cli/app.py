@@ -55,7 +55,9 @@ def bootstrap(
         str | None,
         typer.Option("--timeout", metavar="TIME", help="How long to wait, for example 30s; 0 tries once."),
     ] = None,
-    min_epoch: Annotated[int, typer.Option("--min-epoch", min=0, help="Refuse anything older than this epoch.")] = 0,
+    min_epoch: Annotated[
+        str, typer.Option("--min-epoch", metavar="EPOCH", help="Refuse anything older than this epoch.")
+    ] = "0",
     token_file: TokenOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -64,8 +66,15 @@ def bootstrap(
 
     Example: keydist bootstrap --role leader --timeout 2m
     """
-    options = bootstrap_command.BootstrapOptions(config, role, timeout, str(min_epoch), token_file, as_json)
-    raise typer.Exit(bootstrap_command.run(options))
+    options = bootstrap_command.BootstrapOptions(config, role, timeout, min_epoch, token_file, as_json)
+
+    def work() -> int:
+        mistake = bootstrap_command.mistakes(options)
+        if mistake is not None:
+            raise mistake
+        return bootstrap_command.run(options)
+
+    finish(work, as_json=as_json)
 
 
 @app.command("demo")

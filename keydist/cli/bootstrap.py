@@ -9,10 +9,11 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.config import load_config
+from keydist.adapters.duration import parse_duration
 from keydist.adapters.systemd import ServiceManager
 from keydist.cli.progress import Progress
 from keydist.cli.render import fail, print_json, print_line, tell_alarms
-from keydist.errors import KeydistError
+from keydist.errors import ConfigError, DiskError, KeydistError, UsageError
 from keydist.wiring import Machine, machine, run_bootstrap
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from keydist.services.from_disk import Outcome
 
+ROLES: Final = ("leader", "follower")
+_MOST_DIGITS: Final = 15
 _VALUES: Final = {
     "--config": "config",
     "--role": "role",
@@ -59,9 +62,25 @@ def parse_plain(arguments: Sequence[str]) -> BootstrapOptions | None:
             options[_VALUES[name]] = given
         else:
             return None
-    if options.get("role", "leader") not in ("leader", "follower") or not options.get("min_epoch", "0").isdecimal():
-        return None
-    return BootstrapOptions(as_json=as_json, **options)
+    found = BootstrapOptions(as_json=as_json, **options)
+    return None if mistakes(found) else found
+
+
+def mistakes(options: BootstrapOptions) -> UsageError | None:
+    """Return what is wrong with the options' values, if anything is."""
+    fix = "see: keydist bootstrap --help"
+    if options.role not in (None, *ROLES):
+        return UsageError("--role names a role", expected=" or ".join(ROLES), found=ascii(options.role), fix=fix)
+    epoch = options.min_epoch
+    if not (epoch.isascii() and epoch.isdecimal() and len(epoch) <= _MOST_DIGITS):
+        expected = f"a number of at most {_MOST_DIGITS} digits"
+        return UsageError("--min-epoch is an epoch", expected=expected, found=ascii(epoch[:32]), fix=fix)
+    if options.timeout is not None:
+        try:
+            parse_duration(options.timeout)
+        except ConfigError as exc:
+            return UsageError("--timeout is a time", expected=exc.expected, found=exc.found, fix=fix)
+    return None
 
 
 def run(options: BootstrapOptions) -> int:
@@ -82,8 +101,11 @@ def run(options: BootstrapOptions) -> int:
             progress.done()
     except KeydistError as exc:
         return fail(exc, as_json=options.as_json)
-    _show(node, outcome, as_json=options.as_json)
     manager.ready(f"holds epoch {outcome.held.keyset.epoch} ({outcome.how})")
+    try:
+        _show(node, outcome, as_json=options.as_json)
+    except DiskError as exc:
+        tell_alarms((exc,))  # the keyset is on disk, whoever cannot be told
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from keydist.adapters.config_layers import settle
+from keydist.adapters.config_schema import TOKEN_FILE
 from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.token_file import find_token_file, read_tokens, write_token
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, named
@@ -17,7 +18,6 @@ from keydist.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Make and look at bootstrap tokens.", rich_markup_mode=None)
 STDOUT = "-"
-_DEFAULT = "/etc/keydist/token"
 
 
 @app.command("generate")
@@ -77,10 +77,10 @@ def inspect(token_file: TokenOption = None, config: ConfigOption = None, as_json
 
 def _configured_path(config: str | None) -> str:
     """Return where this node will look for its token."""
-    return os.environ.get("KEYDIST_TOKEN_FILE") or _setting(config) or _DEFAULT
+    return os.environ.get("KEYDIST_TOKEN_FILE") or _setting(config) or TOKEN_FILE
 
 
 def _setting(config: str | None) -> str | None:
-    """Return `token_file:`; a machine without any configuration has none. Raises `ConfigError`."""
+    """Return `token_file:`, or its default. Raises `ConfigError`."""
     value: str | None = settle(config, os.environ, {}).values["token_file"]
     return value

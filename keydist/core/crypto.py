@@ -182,14 +182,14 @@ def verify(spki: bytes, alg: str, message: bytes, signature: bytes) -> bool:
     """Tell whether a JWS signature is `alg`'s over `message`, for a public key in SubjectPublicKeyInfo (DER)."""
     public = load_der_public_key(spki)
     try:
-        if isinstance(public, rsa.RSAPublicKey):
+        if alg in RSA_ALGS and isinstance(public, rsa.RSAPublicKey):
             public.verify(signature, message, _rsa_padding(alg), SHA256())
-        elif isinstance(public, ec.EllipticCurvePublicKey):
+        elif alg == "ES256" and isinstance(public, ec.EllipticCurvePublicKey):
             if len(signature) != 2 * _P256_BYTES:
                 return False
             r, s = (int.from_bytes(part, "big") for part in (signature[:_P256_BYTES], signature[_P256_BYTES:]))
             public.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
-        elif isinstance(public, ed25519.Ed25519PublicKey):
+        elif alg == "EdDSA" and isinstance(public, ed25519.Ed25519PublicKey):
             public.verify(signature, message)
         else:
             return False

@@ -90,7 +90,7 @@ USAGE: dict[str, tuple[list[str], str, str]] = {
     "a missing argument": (["store", "backup"], "Missing argument 'FILE'", "keydist store backup --help"),
     "a missing value": (["status", "--config"], "requires an argument", "keydist --help"),
     "an extra argument": (["status", "x"], "unexpected extra argument", "keydist status --help"),
-    "no number": (["bootstrap", "--min-epoch", "x"], "not a valid int", "keydist bootstrap --help"),
+    "no number": (["bootstrap", "--min-epoch", "x"], "--min-epoch is an epoch", "keydist bootstrap --help"),
     "control characters": (["\x1b]0;owned\x07"], "No such command", "keydist --help"),
     "a lone surrogate": (["\udcff"], "No such command", "keydist --help"),
 }

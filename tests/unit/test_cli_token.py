@@ -86,10 +86,20 @@ def test_a_machine_without_any_configuration_has_a_place_of_its_own(
 ) -> None:
     monkeypatch.delenv("KEYDIST_CONFIG")
     monkeypatch.setattr("keydist.adapters.config_layers.DEFAULT_PATH", str(node.directory / "none.yaml"))
-    monkeypatch.setattr(command, "_DEFAULT", str(node.directory / "default"))
+    monkeypatch.setattr(command, "TOKEN_FILE", str(node.directory / "default"))
+    monkeypatch.setattr(command, "_setting", lambda _config: None)
     assert node.run("token", "generate", "--json").json["file"] == str(node.directory / "default")
-    node.configure(token_file=None)
     assert node.run("token", "generate", "--config", str(node.config)).code == 78  # it is there by now
+
+
+def test_the_token_stands_where_the_configuration_says_by_default(node: CliNode) -> None:
+    rows = node.run("config", "show", "--json").json
+    node.config.write_text("cluster: c\n", encoding="utf-8")
+    assert rows["token_file"]["source"] == "file"
+    assert node.run("config", "show", "--json").json["token_file"] == {
+        "value": "/etc/keydist/token",
+        "source": "default",
+    }
 
 
 @pytest.mark.parametrize("content", ["cluster: [", "clutser: x", ""])
@@ -165,7 +175,7 @@ def test_inspect_where_no_token_is(node: CliNode) -> None:
     assert "token generate" in answer.error["fix"]
     node.configure(token_file=None)
     answer = node.run("token", "inspect", "--json")
-    assert (answer.code, "--token-file" in answer.error["expected"]) == (78, True)
+    assert (answer.code, answer.error["code"]) == (78, "token")
     os.mkfifo(node.directory / "fifo")
     answer = node.run("token", "inspect", "--token-file", str(node.directory / "fifo"), "--json")
     assert (answer.code, answer.error["code"]) == (77, "unsafe-file")

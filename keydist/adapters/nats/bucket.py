@@ -77,7 +77,7 @@ def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         if _plain(found.get(name)) != _plain(wanted[name])
     ]
     replicas = found.get("num_replicas", 1)
-    if replicas < wanted["num_replicas"]:
+    if not isinstance(replicas, int) or replicas < wanted["num_replicas"]:
         wrong.append(
             f"num_replicas: found {replicas}, expected {wanted['num_replicas']} (a lost disk must not lose the key)"
         )
