@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from keydist.adapters.config_layers import DEFAULT_PATH, TLS, Settled, settle
@@ -54,8 +53,7 @@ class KeyConfig(NamedTuple):
     bits: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """The settled configuration of one node; paths are absolute, times in seconds."""
 
     cluster: str
