@@ -28,7 +28,7 @@ from keydist.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
-from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, with_following
+from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, told_once, with_following
 from keydist.services.observe import Observation, confirmation, observe, on_disk
 from keydist.services.put_back import put_back
 
@@ -150,36 +150,52 @@ class _Bootstrap:
 
     async def _accept(self, seen: Observation, how: str, *, confirmed: bool) -> Outcome:
         """Install what was read; where the stream leader then shows a later epoch still, install that too."""
-        node, alarms = self._node, self.local.alarms
+        alarms, failure, taken = self.local.alarms, None, False
+        if self.local.damage is not None:
+            alarms += (self.local.damage,)  # healed by what is installed now, but somebody should know
         while seen.accepted is not None:
             new = seen.accepted.held
-            try:
-                node.disk.install(new, based_on=self.local, now=node.clock.now())
-            except ConflictError:
-                self.local = self._load()
-                raise
-            except DiskError as exc:
-                # It may have failed behind the swing: what is on disk decides what is in use.
-                self.local = self._load()
-                if self.local.held is None:
-                    raise
-                return self._start(exc)
+            failure = self._install(new)
+            if failure is not None:
+                alarms += (failure,)
+                if self.local.held is not None and self.local.held.digest != new.digest:
+                    break
+            taken = True
             if seen.accepted.ancestry_unproven:
                 alarms += (_unproven(new),)
-            self.local = self._load()
             if confirmed:
-                self._keep_confirmation(seen)
+                alarms += self._keep_confirmation(seen)
                 break
             seen = await self._observe(from_leader=True)
             if seen.found is InStore.SAME:
-                self._keep_confirmation(seen)
+                alarms += self._keep_confirmation(seen)
             elif seen.accepted is None:
                 alarms += (seen.error or _lost(seen),)
+        if failure is not None:  # a start finishes what can be finished
+            return self._start(*alarms, how=how if taken else "from-disk")._replace(changed=taken)
+        return self._taken(how, alarms)
+
+    def _taken(self, how: str, alarms: tuple[KeydistError, ...]) -> Outcome:
         if self.local.held is None:
             raise self.local.damage or CorruptError(
                 "the keyset that was just installed is gone", fix="look at the disk"
             )
-        return Outcome(how=how, held=self.local.held, alarms=alarms + self.local.alarms, changed=True)
+        return Outcome(how=how, held=self.local.held, alarms=told_once(alarms + self.local.alarms), changed=True)
+
+    def _install(self, new: Held) -> DiskError | None:
+        """Install a keyset and load what is in use then; return what failed where there is a keyset all the same."""
+        node, failure = self._node, None
+        try:
+            node.disk.install(new, based_on=self.local, now=node.clock.now())
+        except ConflictError:
+            self.local = self._load()
+            raise
+        except DiskError as exc:
+            failure = exc
+        self.local = self._load()  # it may have failed behind the swing: what is on disk decides what is in use
+        if failure is not None and self.local.held is None:
+            raise failure
+        return failure
 
     async def _unchanged(self, seen: Observation, *, confirmed: bool) -> Outcome:
         """Confirm what is on disk; the stream leader may know better than the replica that was read."""
@@ -189,15 +205,17 @@ class _Bootstrap:
             return await self._accept(seen, "retrieved", confirmed=True)
         if seen.found is not InStore.SAME:
             return self._start(seen.error or _lost(seen), how="unchanged")
-        self._keep_confirmation(seen)
-        return self._start(how="unchanged")
+        return self._start(*self._keep_confirmation(seen), how="unchanged")
 
-    def _keep_confirmation(self, seen: Observation) -> None:
+    def _keep_confirmation(self, seen: Observation) -> tuple[KeydistError, ...]:
+        """Keep what a leader read confirmed; return as an alarm what stops that. The next read confirms it again."""
         found = confirmation(self.local, seen.sent)
         if found is not None:
-            # What cannot be kept now is confirmed again by the next read; the disk's own failure shows elsewhere.
-            with suppress(DiskError, BusyError):
+            try:
                 self._node.disk.confirm(found)
+            except (DiskError, BusyError) as exc:
+                return (exc,)
+        return ()
 
     def _keep_refused(self, seen: Observation) -> None:
         """Keep what was refused for inspection; a later version is no damage."""
@@ -236,8 +254,7 @@ class _Bootstrap:
             return self._start(alarm, exc)
         if back.found is not InStore.SAME:
             return self._start(alarm, back.error or _lost(back))
-        self._keep_confirmation(back)
-        return self._start(alarm, how="republished")._replace(changed=True)
+        return self._start(alarm, *self._keep_confirmation(back), how="republished")._replace(changed=True)
 
     # --- saying why not ------------------------------------------------------------------------
 
@@ -278,12 +295,16 @@ class _Bootstrap:
         )
 
     def gave_up(self, last: TransientError, seconds: float) -> KeydistError:
-        """Return what to raise at the deadline: the refusal that was waited out, or what did not come."""
+        """Return what to raise at the deadline: the refusal that was waited out, or what did not come.
+
+        A keyset that is here and cannot be used is named with it: waiting alone does not bring that back.
+        """
+        damage = f" ({self.local.damage.message})" if self.local.damage else ""
         if not isinstance(last, NotYetError):
-            return last
+            message = last.message + damage
+            return type(last)(message, expected=last.expected, found=last.found, fix=last.fix)
         if self._refusal is not None:
             return self._refusal
-        damage = f" ({self.local.damage.message})" if self.local.damage else ""
         return WaitTimeoutError(
             f"no key came within {seconds:g} s{damage}",
             expected=f"a key at {self._node.demands.place.location}",

@@ -34,7 +34,15 @@ def start_from_disk(disk: KeysetDisk, local: Local, *alarms: KeydistError, now: 
         disk.settle(local, now=now)
     except (DiskError, TransientError) as exc:
         late = (exc,)
-    return Outcome(how=how, held=local.held, alarms=(*alarms, *local.alarms, *late))
+    return Outcome(how=how, held=local.held, alarms=told_once((*alarms, *local.alarms, *late)))
+
+
+def told_once(alarms: tuple[KeydistError, ...]) -> tuple[KeydistError, ...]:
+    """Return the alarms without those that say again what one before them said."""
+    found: dict[tuple[str, str], KeydistError] = {}
+    for alarm in alarms:
+        found.setdefault((alarm.code, alarm.message), alarm)
+    return tuple(found.values())
 
 
 def with_following(alarms: tuple[KeydistError, ...], local: Local, demands: Demands) -> tuple[KeydistError, ...]:

@@ -593,6 +593,8 @@ def test_a_0_byte_file_and_a_good_store(name: str, host: Host, store: Callable[.
     result = host.run()
     assert (result.code, result.answer["epoch"]) == (0, 2)
     assert result.answer["outcome"] == ("retrieved" if name == "keyset.json" else "unchanged")
+    if name == "keyset.json":
+        assert result.alarms == ["corrupt"]
     again = host.run()
     assert (again.answer["outcome"], again.alarms) == ("unchanged", [])
 

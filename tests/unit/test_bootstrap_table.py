@@ -24,10 +24,11 @@ from keydist.adapters.retry import TenacityRetry
 from keydist.core.accept import Demands, Held
 from keydist.core.entry import Absence
 from keydist.core.envelope import Place
-from keydist.core.local import Local
+from keydist.core.local import Confirmation, Local
 from keydist.core.restart import Role
 from keydist.core.token import BootstrapToken
 from keydist.errors import (
+    BusyError,
     CommitmentError,
     ConfigError,
     CredentialsRefusedError,
@@ -37,6 +38,7 @@ from keydist.errors import (
     ForkError,
     KeydistError,
     MalformedError,
+    ReadOnlyDiskError,
     RefusedGenesisError,
     RollbackError,
     StoreTimeoutError,
@@ -384,8 +386,8 @@ TABLE: dict[tuple[str, str], tuple[Expected, Expected]] = {
     ("valid, token absent", "newer"): (from_disk("wrong-token"),) * 2,
     ("valid, token absent", "the same"): (Starts(how="unchanged", alarms=("wrong-token",)),) * 2,
     ("valid, token absent", "unreachable"): (from_disk("unreachable", "wrong-token"),) * 2,
-    ("corrupt", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1),) * 2,
-    ("corrupt", "the same"): (Starts(how="retrieved"),) * 2,
+    ("corrupt", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1, alarms=("corrupt",)),) * 2,
+    ("corrupt", "the same"): (Starts(how="retrieved", alarms=("corrupt",)),) * 2,
     ("corrupt", "an ancestor"): (
         fails(RollbackError, 65, "earlier epoch"),
         waits(RollbackError, 65, "earlier epoch"),
@@ -402,19 +404,20 @@ TABLE: dict[tuple[str, str], tuple[Expected, Expected]] = {
     ("corrupt", "unknown version"): (fails(UnsupportedError, 65), waits(UnsupportedError, 65)),
     ("corrupt", "unreachable"): (waits(UnreachableError, 75),) * 2,
     ("corrupt", "forbidden"): (fails(ForbiddenError, 77),) * 2,
-    ("a floor alone", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1),) * 2,
-    ("a floor alone", "the same"): (Starts(how="retrieved"),) * 2,
+    ("a floor alone", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1, alarms=("corrupt",)),) * 2,
+    ("a floor alone", "the same"): (Starts(how="retrieved", alarms=("corrupt",)),) * 2,
     ("a floor alone", "an ancestor"): (fails(RollbackError, 65), waits(RollbackError, 65)),
     ("a floor alone", "never written"): (REFUSED, NO_KEY),
     ("a floor alone", "bucket missing"): (REFUSED, NO_KEY),
     ("a floor alone", "deleted"): (REFUSED, NO_KEY),
     ("a floor alone", "unreachable"): (waits(UnreachableError, 75),) * 2,
-    ("sealed, no token", "wrong token"): (Starts(how="retrieved", epoch=EPOCH + 1),) * 2,  # that token is held here
+    ("sealed, no token", "wrong token"): (Starts(how="retrieved", epoch=EPOCH + 1, alarms=("wrong-token",)),)
+    * 2,  # that token is held here
     ("sealed, no token", "the same"): (fails(WrongTokenError, 77), waits(WrongTokenError, 77)),
     ("sealed, no token", "never written"): (REFUSED, NO_KEY),
     ("sealed, no token", "deleted"): (REFUSED, NO_KEY),
     ("sealed, no token", "unreachable"): (waits(UnreachableError, 75),) * 2,
-    ("valid, below --min-epoch", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1),) * 2,
+    ("valid, below --min-epoch", "newer"): (Starts(how="retrieved", epoch=EPOCH + 1, alarms=("rollback",)),) * 2,
     ("valid, below --min-epoch", "the same"): (fails(RollbackError, 65), waits(RollbackError, 65)),
     ("valid, below --min-epoch", "never written"): (REFUSED, NO_KEY),
     ("valid, below --min-epoch", "unreachable"): (waits(UnreachableError, 75),) * 2,
@@ -896,6 +899,62 @@ def test_a_disk_that_cannot_keep_the_confirmation_keeps_the_key(scene: Scene) ->
     result = scene.run(Role.FOLLOWER)
     assert isinstance(result, Outcome)
     assert result.how == "unchanged"
+    assert [alarm.code for alarm in result.alarms] == ["disk-full"]
+
+
+@pytest.mark.parametrize("error", [DiskFullError, ReadOnlyDiskError, BusyError])
+@pytest.mark.parametrize(
+    ("disk", "store", "role", "how"),
+    [
+        ("nothing", "never written", Role.LEADER, "generated"),
+        ("nothing", "newer", Role.LEADER, "adopted"),
+        ("valid", "newer", Role.FOLLOWER, "retrieved"),
+        ("valid", "the same", Role.FOLLOWER, "unchanged"),
+        ("valid", "deleted", Role.LEADER, "republished"),
+    ],
+)
+def test_a_confirmation_that_is_not_kept_is_told(
+    *,
+    disk: str,
+    store: str,
+    role: Role,
+    how: str,
+    error: type[KeydistError],
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    DISKS[disk](scene)
+    STORES[store](scene)
+
+    def confirm(self: PosixKeysetDisk, confirmation: Confirmation) -> NoReturn:
+        raise error("not kept", fix="look at the disk")
+
+    monkeypatch.setattr(PosixKeysetDisk, "confirm", confirm)
+    result = scene.run(role)
+    assert isinstance(result, Outcome)
+    lost = ["store-lost"] if how == "republished" else []
+    assert (result.how, [alarm.code for alarm in result.alarms]) == (how, [*lost, error.code])
+
+
+@pytest.mark.parametrize("role", BOTH)
+@pytest.mark.parametrize("fault", [Fault.UNREACHABLE, Fault.TIMEOUT])
+@pytest.mark.parametrize(
+    ("disk", "says"), [("corrupt", "damaged"), ("valid, below --min-epoch", "older than demanded")]
+)
+def test_a_store_that_does_not_answer_hides_no_damage(
+    disk: str, says: str, fault: Fault, role: Role, scene: Scene
+) -> None:
+    failing(fault)(scene)
+    bare = scene.run(role)
+    assert isinstance(bare, KeydistError)
+    DISKS[disk](scene)
+    result = scene.run(role)
+    assert isinstance(result, type(bare))
+    damage = meet_demands(scene.load(), _demands(scene)).damage
+    assert damage is not None
+    assert says in damage.message
+    assert result.message == f"{bare.message} ({damage.message})"
+    assert (result.exit_code, result.expected, result.found, result.fix) == (75, bare.expected, bare.found, bare.fix)
 
 
 class FullBehindTheSwing(System):
@@ -920,8 +979,44 @@ def test_a_disk_that_fills_up_behind_the_swing_uses_what_is_live(disk: Prepare, 
     scene.system = FullBehindTheSwing()
     result = scene.run(role)
     assert isinstance(result, Outcome)
-    assert result.held == NEWER
+    assert (result.held, result.changed) == (NEWER, True)
+    assert result.how == ("adopted" if disk is nothing and role is Role.LEADER else "retrieved")
     assert "disk-full" in {alarm.code for alarm in result.alarms}
+    told = [(alarm.code, alarm.message) for alarm in result.alarms]
+    assert len(set(told)) == len(told)
+    assert scene.load().held == NEWER
+
+
+def test_a_first_key_on_a_disk_that_fills_up_behind_the_swing_was_generated(scene: Scene) -> None:
+    scene.system = FullBehindTheSwing()
+    result = scene.run(Role.LEADER)
+    assert isinstance(result, Outcome)
+    assert (result.how, result.held, result.changed) == ("generated", GENESIS, True)
+
+
+@pytest.mark.parametrize("swings", [1, 2])
+def test_a_disk_that_fails_at_the_second_of_two_epochs_tells_what_was_taken(
+    swings: int, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_store(MINE)(scene)
+    scene.bucket.put(NEWER.envelope)
+    scene.store.stale_reads = 1
+    done: list[Held] = []
+    install = PosixKeysetDisk.install
+
+    def failing_install(self: PosixKeysetDisk, new: Held, *, based_on: Local, now: int) -> None:
+        done.append(new)
+        if len(done) <= swings:
+            install(self, new, based_on=based_on, now=now)
+        if len(done) == 2:
+            raise DiskFullError("full", fix="free some")
+
+    monkeypatch.setattr(PosixKeysetDisk, "install", failing_install)
+    result = scene.run(Role.FOLLOWER)
+    assert isinstance(result, Outcome)
+    assert (result.how, result.changed, done) == ("retrieved", True, [MINE, NEWER])
+    assert result.held == done[swings - 1] == scene.load().held
+    assert [alarm.code for alarm in result.alarms] == ["disk-full"]
 
 
 class BusyDisk(System):
