@@ -31,6 +31,7 @@ class World(Protocol):
     async def purge(self) -> None: ...
     async def drop(self) -> None: ...
     async def write_entry_first(self, envelope: bytes) -> int: ...
+    async def write_with(self, envelope: bytes, headers: dict[str, str]) -> int: ...
 
 
 class MemoryWorld:
@@ -52,6 +53,9 @@ class MemoryWorld:
     async def write_entry_first(self, envelope: bytes) -> int:
         return self._bucket.write(envelope, entry_at=0)
 
+    async def write_with(self, envelope: bytes, headers: dict[str, str]) -> int:
+        return await self.write_entry_first(envelope)  # headers mean nothing here
+
 
 class NatsWorld:
     def __init__(self, server: EmbeddedServer, bucket: str, admin: Admin) -> None:
@@ -69,6 +73,9 @@ class NatsWorld:
     async def write_entry_first(self, envelope: bytes) -> int:
         answer = await self._admin.publish(envelope, {"Nats-Expected-Last-Subject-Sequence": "0"})
         return int(answer["seq"])
+
+    async def write_with(self, envelope: bytes, headers: dict[str, str]) -> int:
+        return int((await self._admin.publish(envelope, headers))["seq"])
 
 
 Worlds = Callable[[], AbstractAsyncContextManager[World]]
@@ -157,6 +164,18 @@ async def test_what_was_written_first_is_read_by_another(worlds: Worlds, *, from
         await one.create_bucket()
         assert await one.write_first(b"\x00bytes, \xff verbatim\r\n") == 1
         assert await other.read(from_leader=from_leader) == Stored(envelope=b"\x00bytes, \xff verbatim\r\n", revision=1)
+
+
+@LEADER_AND_REPLICA
+@pytest.mark.parametrize("status", ["9" * 5000, "²", "404", "503", "100", ""], ids=lambda text: text[:4])
+async def test_a_status_that_a_writer_put_into_the_entry_means_nothing(
+    worlds: Worlds, status: str, *, from_leader: bool
+) -> None:
+    async with worlds() as world:
+        view = world.view()
+        await view.create_bucket()
+        revision = await world.write_with(b"one", {"Status": status, "Nats-Sequence": "77"})
+        assert await view.read(from_leader=from_leader) == Stored(envelope=b"one", revision=revision)
 
 
 async def test_a_second_first_write_is_refused(worlds: Worlds) -> None:

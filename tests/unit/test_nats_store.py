@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from keydist.adapters.embedded import EmbeddedServer
-from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.connection import Connection, Reply, Server
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.core.entry import Absence, Absent, Stored
-from keydist.errors import ConfigError, ConflictError, StoreTimeoutError, TransientError, UnreachableError
+from keydist.errors import ConfigError, ConflictError, KeydistError, StoreTimeoutError, TransientError, UnreachableError
 
 READ, GET, INFO = "$JS.API.STREAM.MSG.GET.KV_x", "$JS.API.DIRECT.GET.KV_x.$KV.x.e", "$JS.API.STREAM.INFO.KV_x"
 PUT, CREATE = "$KV.x.e", "$JS.API.STREAM.CREATE.KV_x"
@@ -159,6 +162,17 @@ ODD_READS = {
     "no sequence": {"message": {"data": "AAAA"}},
     "a sequence that is none": {"message": {"seq": "seven", "data": "AAAA"}},
     "a sequence beyond all": {"message": {"seq": 10**30, "data": "AAAA"}},
+    "a sequence that is a list": {"message": {"seq": [7], "data": "AAAA"}},
+    "a sequence that is true": {"message": {"seq": True, "data": "AAAA"}},
+    "data that is not ASCII": {"message": {"seq": 7, "data": "é"}},
+    "headers that are not ASCII": {"message": {"seq": 7, "data": "AAAA", "hdrs": "é"}},
+    "headers of a wrong type": {"message": {"seq": 7, "data": "AAAA", "hdrs": {}}},
+    "nested without end": b"[" * 200_000,
+    "nested deep": b"[" * 400 + b"]" * 400,
+    "a description nested deep": b'{"error": {"description": ' + b"[" * 900 + b"]" * 900 + b"}}",
+    "too long": b'{"a": "' + b"x" * 300_000 + b'"}',
+    "a number of 5000 digits": b'{"error": {"err_code": ' + b"9" * 5000 + b"}}",
+    "not UTF-8": b'{"\xff": 1}',
     "an unknown error": failed(10008, "JetStream system temporarily unavailable"),
     "a state that says nothing": {"state": {}},
     "an error without a code": {"error": {"description": "no code"}},
@@ -184,6 +198,53 @@ async def test_an_odd_answer_of_a_replica_is_a_failure(
     async with scripted(plain_server, get=[answer]) as store:
         with pytest.raises(TransientError):
             await store.read(from_leader=False)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["seq", "data", "hdrs", "err_code"]), inner)
+    ),
+    max_leaves=10,
+)
+_answers = st.binary(max_size=200) | st.dictionaries(
+    st.sampled_from(["error", "message", "state", "seq", "config"]), _json
+).map(lambda answer: json.dumps(answer).encode())
+
+
+class _Echo:
+    """Stands for a connection: one answer to everything."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    async def request(self, *_args: object, **_named: object) -> Reply:
+        return self._reply
+
+
+@given(
+    data=_answers,
+    status=st.sampled_from([200, 404, 503]),
+    headers=st.dictionaries(st.sampled_from(["Nats-Sequence", "KV-Operation"]), st.text()),
+)
+def test_whatever_comes_from_the_wire_is_an_answer_or_a_named_failure(
+    data: bytes, status: int, headers: dict[str, str]
+) -> None:
+    store = NatsKeysetStore(
+        cast("Connection", _Echo(Reply(status=status, headers=headers, data=data))), bucket="x", entry="e"
+    )
+
+    async def everything() -> None:
+        for call in (
+            lambda: store.read(from_leader=True),
+            lambda: store.read(from_leader=False),
+            lambda: store.write_first(b""),
+            lambda: store.ensure_bucket(replicas=1),
+        ):
+            with suppress(KeydistError):
+                await call()
+
+    asyncio.run(everything())
 
 
 @pytest.mark.parametrize("code", [10039, 10076])

@@ -220,14 +220,13 @@ class Connection:
         denied = _Denial(lambda: self._denied(subject) is not None)
         self._waiting.add(denied)
         try:
-            asking = client.request(subject, payload, timeout=seconds, headers=headers)
+            # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'.
+            asking = client._request_new_style(subject, payload, seconds, headers)  # noqa: SLF001
             message = await _first(asking, denied.event.wait(), seconds=seconds + 1)
             if message is None:
                 self._raise_denied(subject)
                 raise self._silent(subject)
             return _reply(message)
-        except nats.errors.NoRespondersError:
-            return Reply(status=503, headers={}, data=b"")
         except (nats.errors.TimeoutError, TimeoutError):
             self._raise_denied(subject)
             raise self._silent(subject) from None
@@ -302,8 +301,9 @@ async def _close(client: Client) -> None:
 
 def _reply(message: Msg) -> Reply:
     headers = message.headers or {}
-    text = headers.get("Status", "200")
-    return Reply(status=int(text) if text.isdigit() else 200, headers=headers, data=message.data)
+    text = headers.get("Status", "")  # anything at all: a stored message carries what its writer gave it
+    is_status = len(text) == 3 and text.isascii() and text.isdigit()  # noqa: PLR2004 - three digits
+    return Reply(status=int(text) if is_status else 200, headers=headers, data=message.data)
 
 
 def _reason(exc: Exception) -> str:

@@ -7,7 +7,6 @@ Only a compare-and-set is a fence. A write whose acknowledgement is lost may hav
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from typing import Any, Final
 
@@ -32,9 +31,10 @@ _NO_PEERS: Final = frozenset({10005, 10074})
 _JETSTREAM_OFF: Final = frozenset({10039, 10076})
 _NOT_FOUND: Final = 404
 _NOBODY: Final = 503
-_OK: Final = 200
 _CLUSTER_REPLICAS: Final = 3
 _FOLLOWERS_READ: Final = "keydist.current"
+_MOST_BYTES: Final = 256 * 1024
+_MOST_MEMBERS: Final = 500
 
 
 class NatsKeysetStore:
@@ -56,7 +56,7 @@ class NatsKeysetStore:
 
     async def _read_direct(self) -> Stored | Absent:
         reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
-        if reply.status == _OK and "Nats-Sequence" in reply.headers:
+        if "Nats-Sequence" in reply.headers:  # a stored message, whatever status its writer put into it
             return _entry(reply.data, reply.headers, _sequence(reply.headers["Nats-Sequence"]))
         if reply.status in (_NOT_FOUND, _NOBODY):
             return await self._why_absent(is_asked=reply.status == _NOT_FOUND)
@@ -76,7 +76,7 @@ class NatsKeysetStore:
             headers = _headers(base64.b64decode(message.get("hdrs", ""), validate=True))
             data = base64.b64decode(message.get("data", ""), validate=True)
             return _entry(data, headers, _sequence(message["seq"]))
-        except (AttributeError, KeyError, TypeError, binascii.Error) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise _unexpected(reply) from exc
 
     async def _ask_leader(self, query: bytes) -> Reply:
@@ -205,7 +205,7 @@ def _headers(raw: bytes) -> dict[str, str]:
 
 
 def _sequence(value: object) -> int:
-    text = str(value)
+    text = str(value) if type(value) in (int, str) else ""
     if not (text.isascii() and text.isdigit() and len(text) <= 20):  # noqa: PLR2004 - digits of a 64-bit number
         raise TransientError("the store answered without a sequence number", fix="check the version of nats-server")
     return int(text)
@@ -218,9 +218,13 @@ def _parse(reply: Reply) -> dict[str, Any]:
             expected="JetStream in this account",
             fix="start nats-server with JetStream enabled (-js), and check the account's imports",
         )
+    data = reply.data
+    # More than any answer holds, and what nests too deep for those who print it.
+    if len(data) > _MOST_BYTES or data.count(b"[") + data.count(b"{") > _MOST_MEMBERS:
+        raise _unexpected(reply)
     try:
-        answer = json.loads(reply.data)
-    except ValueError as exc:
+        answer = json.loads(data)
+    except (ValueError, RecursionError) as exc:
         raise _unexpected(reply) from exc
     if not isinstance(answer, dict):
         raise _unexpected(reply)
@@ -238,7 +242,7 @@ def _error_code(answer: dict[str, Any]) -> int | None:
 def _description(answer: dict[str, Any]) -> str:
     error = answer.get("error")
     text = error.get("description", "") if isinstance(error, dict) else ""
-    return str(text)[:200]
+    return "".join(char if char.isprintable() else "?" for char in str(text)[:200])
 
 
 def _raise_error(answer: dict[str, Any]) -> None:
