@@ -22,12 +22,15 @@ RESOLVE: Final = "see both sides with: keydist store resolve --keep local --dry-
 
 
 class Floor(NamedTuple):
-    """What a node will not go back behind: the highest epoch it accepted, and what it saw superseded and revoked."""
+    """What a node will not go back behind: the highest epoch it accepted, and what it saw superseded and revoked.
 
-    lineage: str
+    `lineage` and `token_id` are None where a lost floor was put together from other files that do not say.
+    """
+
+    lineage: str | None
     epoch: int
     digest: bytes
-    token_id: str
+    token_id: str | None
     superseded: frozenset[str] = frozenset()
     revoked: frozenset[str] = frozenset()
 

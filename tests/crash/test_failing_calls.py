@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from keydist.adapters.disk.installing import newest_other
+from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
 from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.system import System
 from keydist.core.accept import Held
-from keydist.core.local import Confirmation
+from keydist.core.local import Confirmation, Local
 from keydist.core.strict import b64url_encode
 from keydist.errors import DiskError, DiskFullError, KeydistError, ReadOnlyDiskError, WrongUserError
 from tests.crash.state import Machine, StateDirectory, as_text
@@ -52,21 +53,30 @@ def error_of(number: int) -> OSError:
     return OSError(number, "injected")
 
 
+def told(disk: PosixKeysetDisk) -> Local:
+    """Return what a disk holds; a record that cannot be read stops no start, and is told as an alarm."""
+    local = disk.load((TOKEN,))
+    for alarm in local.alarms:
+        if isinstance(alarm, DiskError):
+            raise alarm
+    return local
+
+
 def do_install(state: StateDirectory, system: System) -> None:
     disk = state.disk(system)
-    disk.install(TWO, based_on=disk.load((TOKEN,)), now=NOW)
+    disk.install(TWO, based_on=told(disk), now=NOW)
 
 
 def do_override(state: StateDirectory, system: System) -> None:
     disk = state.disk(system)
-    disk.override(TWO, based_on=disk.load((TOKEN,)), now=NOW)
+    disk.override(TWO, based_on=told(disk), now=NOW)
 
 
 def do_settle(state: StateDirectory, system: System) -> None:
     for name in ("floor.json", "seen.json"):
         state.path.joinpath(name).unlink(missing_ok=True)
     disk = state.disk(system)
-    disk.settle(disk.load((TOKEN,)), now=NOW)
+    disk.settle(told(disk), now=NOW)
 
 
 def do_relay(state: StateDirectory, system: System) -> None:
@@ -82,7 +92,7 @@ def do_quarantine(state: StateDirectory, system: System) -> None:
 
 
 def do_load(state: StateDirectory, system: System) -> None:
-    state.disk(system).load((TOKEN,))
+    told(state.disk(system))
 
 
 Work = Callable[[StateDirectory, System], None]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keydist.adapters.disk.reading import MOST
-from keydist.adapters.disk.records import format_floor, format_sums
-from keydist.core.accept import Held
+from keydist.adapters.disk.records import format_floor, format_override, format_sums
+from keydist.adapters.disk.system import System
+from keydist.core.accept import Floor, Held
 from keydist.core.envelope import MAX_ENVELOPE, Place
 from keydist.core.genesis import signing_key
 from keydist.core.keyset import State
+from keydist.core.local import Confirmation
 from keydist.core.strict import b64url_decode, b64url_encode
 from keydist.core.token import BootstrapToken
 from keydist.errors import (
     CommitmentError,
     ConflictError,
     CorruptError,
+    DiskError,
     ForeignClusterError,
+    ForkError,
     KeydistError,
     MalformedError,
     RebuiltFloorError,
@@ -328,10 +336,63 @@ def test_a_keyset_that_is_only_half_gone_shows_that_there_was_one(tmp_path: Path
     assert "shows that this node had a keyset" in assert_damaged(state, may_move=False).message
     state.path.joinpath("floor.json").unlink()
     local = state.load()
-    assert (type(local.damage), local.floor) == (CorruptError, None)
-    for name in ("000001", "000002"):
-        state.path.joinpath("archive", name).rename(state.path / "archive" / f".{name}.new")
-    assert state.load().damage is None, "a first installation that was stopped before its rename is nothing yet"
+    assert (type(local.damage), [type(alarm) for alarm in local.alarms]) == (CorruptError, [RebuiltFloorError])
+    assert local.floor == floor_of(TWO)._replace(superseded=frozenset(), revoked=frozenset())
+
+
+SIGNS = {"archive", "public", "seen.json", "confirmed.json", "live", "floor.json"}
+
+
+@pytest.mark.parametrize("sign", sorted(SIGNS))
+def test_anything_of_an_earlier_keyset_is_a_sign_of_it(state: StateDirectory, sign: str) -> None:
+    state.disk().confirm(Confirmation(epoch=2, digest=TWO.digest, at=NOW))
+    for name in SIGNS - {sign}:
+        path = state.path / name
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    local = state.load()
+    assert local.held is None
+    assert local.damage is not None
+
+
+def test_what_is_only_built_aside_is_no_sign(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    (state.path / "archive" / ".000001.new").mkdir(parents=True, mode=0o700)
+    for path in (state.path, state.path / "archive"):
+        path.chmod(0o700)
+    assert (state.load().held, state.load().damage) == (None, None)
+
+
+def test_a_lost_floor_is_put_together_from_what_is_left(state: StateDirectory) -> None:
+    gone = TWO.keyset.active.kid
+    state.disk().confirm(Confirmation(epoch=7, digest=THREE.digest, at=NOW))
+    state.path.joinpath("floor.json").unlink()
+    state.path.joinpath("live").unlink()
+    state.path.joinpath("seen.json").write_text(json.dumps({gone: {"revoked": NOW}}), encoding="ascii")
+    floor = state.load().floor
+    assert floor is not None
+    assert (floor.epoch, floor.digest, floor.revoked) == (7, THREE.digest, frozenset({gone}))
+    assert floor.lineage == TWO.keyset.lineage
+    shutil.rmtree(state.path / "archive")
+    state.path.joinpath("seen.json").write_text("[", encoding="ascii")
+    floor = state.load().floor
+    assert floor == Floor(lineage=None, epoch=7, digest=THREE.digest, token_id=None)
+
+
+@pytest.mark.parametrize("name", ["floor.json", "confirmed.json"])
+def test_a_record_that_cannot_be_read_is_an_alarm_and_is_left_alone(state: StateDirectory, name: str) -> None:
+    class Broken(System):
+        @staticmethod
+        def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:  # noqa: ANN401 - os.open's
+            if path == name:
+                raise OSError(errno.EIO, "broken")
+            return os.open(path, flags, mode, dir_fd=dir_fd)
+
+    state.disk().confirm(Confirmation(epoch=2, digest=TWO.digest, at=NOW))
+    before = state.files()
+    local = state.disk(Broken()).load((TOKEN,))
+    assert local.held == TWO
+    assert [type(alarm) for alarm in local.alarms] == [DiskError]
+    assert state.files() == before
 
 
 def test_an_empty_state_directory_holds_nothing(tmp_path: Path) -> None:
@@ -405,12 +466,13 @@ def test_a_floor_that_is_not_as_keydist_writes_it_is_unreadable(
 
 
 def test_a_floor_behind_the_live_keyset_was_overtaken_by_a_stop(state: StateDirectory) -> None:
-    behind = floor_of(ONE)._replace(token_id=OTHER_TOKEN.token_id, revoked=frozenset({ONE.keyset.active.kid}))
+    gone = "A" * 43
+    behind = floor_of(ONE)._replace(token_id=OTHER_TOKEN.token_id, revoked=frozenset({gone}))
     state.path.joinpath("floor.json").write_bytes(format_floor(behind))
     local = state.load()
     assert (local.held, local.alarms) == (TWO, ())
     assert local.floor == floor_of(TWO)._replace(
-        superseded=frozenset({OTHER_TOKEN.token_id}), revoked=frozenset({ONE.keyset.active.kid})
+        superseded=frozenset({OTHER_TOKEN.token_id}), revoked=frozenset({gone})
     )
 
 
@@ -426,10 +488,30 @@ def test_a_floor_ahead_of_the_live_keyset_shows_that_the_directory_was_put_back(
     assert state.load().held == TWO
 
 
-def test_a_floor_of_another_lineage_does_not_count(state: StateDirectory) -> None:
-    other = floor_of(first("other ", lineage=OTHER_LINEAGE))._replace(epoch=99)
-    state.path.joinpath("floor.json").write_bytes(format_floor(other))
-    assert (state.load().held, state.load().floor) == (TWO, floor_of(TWO))
+def test_a_keyset_that_does_not_stand_on_its_floor_is_not_used(state: StateDirectory) -> None:
+    floors = {
+        "another lineage": floor_of(first("other ", lineage=OTHER_LINEAGE)),
+        "the epoch with other bytes": floor_of(TWO)._replace(digest=bytes(16)),
+        "no ancestor": floor_of(ONE)._replace(digest=bytes(16)),
+        "a key that was revoked": floor_of(TWO)._replace(revoked=frozenset({TWO.keyset.active.kid})),
+    }
+    for floor in floors.values():
+        state.path.joinpath("floor.json").write_bytes(format_floor(floor))
+        local = state.load()
+        assert (local.held, type(local.damage), local.floor, local.quarantine) == (None, ForkError, floor, False)
+
+
+def test_a_keyset_that_was_chosen_against_its_floor_is_used(state: StateDirectory) -> None:
+    state.path.joinpath("floor.json").write_bytes(format_floor(floor_of(THREE)))
+    for chosen, held in ((ONE, None), (TWO, TWO)):
+        state.path.joinpath("override.json").write_bytes(format_override(chosen.digest))
+        state.path.joinpath("override.json").chmod(0o600)
+        assert state.load().held == held
+    state.disk().settle(state.load(), now=NOW)
+    assert not state.path.joinpath("override.json").exists()
+    assert state.load().held == TWO
+    state.path.joinpath("override.json").write_bytes(b"[")
+    assert state.load().held == TWO
 
 
 # --- the confirmation ---------------------------------------------------------------------------

@@ -277,9 +277,6 @@ def test_a_new_token_supersedes_the_one_before_in_the_floor(state: StateDirector
     state.install(resealed)
     floor = state.json("floor.json")
     assert (floor["token"], floor["superseded"]) == (OTHER_TOKEN.token_id, [TOKEN.token_id])
-    state.disk().override(ONE, based_on=state.load(TOKEN, OTHER_TOKEN), now=NOW)
-    floor = state.json("floor.json")
-    assert (floor["token"], floor["superseded"]) == (TOKEN.token_id, [OTHER_TOKEN.token_id])
 
 
 # --- settling, forgetting, parents --------------------------------------------------------------

@@ -10,9 +10,10 @@ from typing import Final
 
 from keydist.adapters.disk.archive import PEM, SEALED_FILES, Layout, is_laid_out, render
 from keydist.adapters.disk.posix import Directory, is_temporary
-from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, SEEN, live_name, may_seal, read_record
-from keydist.adapters.disk.records import Seen, format_floor, note_seen, parse_seen, raised_floor
+from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, OVERRIDE, SEEN, live_name, may_seal, read_record
+from keydist.adapters.disk.records import Seen, format_floor, note_seen, parse_seen
 from keydist.core.accept import Floor, Held
+from keydist.core.floor import raised_floor
 from keydist.core.jwk import public_jwk
 from keydist.core.local import Local
 from keydist.core.strict import serialise
@@ -59,8 +60,7 @@ def _keep_public(root: Directory, layout: Layout, new: Held) -> None:
 
 def write_floor(root: Directory, new: Held, earlier: Floor | None) -> None:
     """Write the floor that `new` makes of the `earlier` one."""
-    floor = raised_floor(earlier, keyset=new.keyset, digest=new.digest, token_id=new.token_id)
-    root.replace(FLOOR, format_floor(floor), mode=0o600)
+    root.replace(FLOOR, format_floor(raised_floor(earlier, new)), mode=0o600)
 
 
 def note(root: Directory, new: Held, *, now: int) -> None:
@@ -117,7 +117,7 @@ def _sweep(root: Directory, name: str, layout: Layout) -> None:
 def newest_other(root: Directory, layout: Layout) -> str | None:
     """Return the newest archive directory beside the live one: its predecessor, unless a crash left another."""
     others = _others(root, layout)
-    return others[-1] if others else None
+    return max(others, key=lambda name: (len(name.partition("-")[0]), name)) if others else None
 
 
 def _others(root: Directory, layout: Layout) -> list[str]:
@@ -196,7 +196,7 @@ def is_undone(root: Directory, layout: Layout, local: Local, held: Held, floor: 
 
 
 def _has_litter(root: Directory, layout: Layout) -> bool:
-    if any(is_temporary(name) for name in root.names()) or len(_others(root, layout)) > 1:
+    if any(is_temporary(name) or name == OVERRIDE for name in root.names()) or len(_others(root, layout)) > 1:
         return True
     return any(_is_littered(root, name, layout) for name in (ARCHIVE, PUBLIC, QUARANTINE))
 

@@ -26,10 +26,10 @@ from keydist.adapters.disk.installing import (
     write_floor,
 )
 from keydist.adapters.disk.posix import Directory
-from keydist.adapters.disk.reading import ARCHIVE, CONFIRMED, FLOOR, LIVE, MOST, SEEN, load_local, stamp
-from keydist.adapters.disk.records import format_confirmation
+from keydist.adapters.disk.reading import ARCHIVE, CONFIRMED, FLOOR, LIVE, MOST, OVERRIDE, SEEN, load_local, stamp
+from keydist.adapters.disk.records import format_confirmation, format_override
 from keydist.adapters.disk.system import System
-from keydist.core.accept import Floor, Held
+from keydist.core.accept import Held
 from keydist.core.envelope import digest
 from keydist.core.local import Confirmation, Local
 from keydist.core.strict import b64url_encode
@@ -38,7 +38,7 @@ from keydist.errors import BusyError, ConflictError
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.02
-_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, PUBLIC, QUARANTINE})
+_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, PUBLIC, QUARANTINE})
 
 
 class PosixKeysetDisk:
@@ -73,17 +73,14 @@ class PosixKeysetDisk:
     def override(self, new: Held, *, based_on: Local, now: int) -> None:
         """Make `new` live although it does not descend from what is there: a person chose it.
 
-        A floor that goes down goes first: until the link has swung, the live epoch is the effective floor.
+        The intent is kept first: with it, the link decides what the floor is; without it, the floor decides.
         """
         asked = self._system.monotonic()
         with self._locked() as root:
             self._check_unmoved(root, based_on)
-            if _goes_down(based_on.floor, new):
-                write_floor(root, new, based_on.floor)
-                predecessor = self._lay(root, new, based_on)
-            else:
-                predecessor = self._lay(root, new, based_on)
-                write_floor(root, new, based_on.floor)
+            root.replace(OVERRIDE, format_override(new.digest), mode=0o600)
+            predecessor = self._lay(root, new, based_on)
+            write_floor(root, new, based_on.floor)
             durable = now + int(self._system.monotonic() - asked)
             self._finish(root, new, now=durable, keep=predecessor, damaged=based_on.quarantine)
 
@@ -197,6 +194,9 @@ class PosixKeysetDisk:
             with self._make(self._runtime) as runtime:
                 runtime.replace(PEM, render_pem(new), mode=self._layout.file_mode(PEM), gid=self._layout.gid)
         tidy(root, self._layout, keep=keep, damaged=damaged)
+        if OVERRIDE in root.names():
+            root.remove(OVERRIDE)
+            root.sync()
 
     def _pem_is_due(self, held: Held) -> bool:
         """Tell whether the runtime directory should show another signing key, or one at all."""
@@ -217,8 +217,3 @@ class PosixKeysetDisk:
             rendered = PEM in runtime.names()
             runtime.remove(PEM)
         return rendered
-
-
-def _goes_down(floor: Floor | None, new: Held) -> bool:
-    """Tell whether a live keyset `new` under this floor would look like one that was put back."""
-    return floor is not None and floor.lineage == new.keyset.lineage and floor.epoch > new.keyset.epoch

@@ -10,19 +10,21 @@ import re
 from typing import Final
 
 from keydist.adapters.disk.archive import Layout, read_archive
+from keydist.adapters.disk.evidence import lost_floor, signs
 from keydist.adapters.disk.posix import Directory
-from keydist.adapters.disk.records import parse_confirmation, parse_floor, raised_floor
+from keydist.adapters.disk.records import parse_confirmation, parse_floor, parse_override
 from keydist.core.accept import Floor, Held
 from keydist.core.envelope import digest
+from keydist.core.floor import not_on_floor, raised_floor
 from keydist.core.local import Confirmation, Local
 from keydist.core.token import BootstrapToken
 from keydist.errors import (
     CommitmentError,
     CorruptError,
+    DiskError,
     KeydistError,
     MalformedError,
     RebuiltFloorError,
-    RollbackError,
     UnsupportedError,
     WrongTokenError,
 )
@@ -32,6 +34,7 @@ ARCHIVE: Final = "archive"
 FLOOR: Final = "floor.json"
 CONFIRMED: Final = "confirmed.json"
 SEEN: Final = "seen.json"
+OVERRIDE: Final = "override.json"
 MOST: Final = 4 * 1024 * 1024
 _TARGET: Final = re.compile(r"archive/([0-9]{6,16}(?:-[0-9]{1,3})?)", re.ASCII)
 _START: Final = "start keydist with NATS reachable"
@@ -45,47 +48,86 @@ def read_record(root: Directory, name: str) -> bytes | None:
         return b""
 
 
+def _try_record(root: Directory, name: str) -> tuple[bytes | None, tuple[KeydistError, ...]]:
+    """Return a small file for a start, which none of them is worth, and the alarm where it cannot be read."""
+    try:
+        return read_record(root, name), ()
+    except DiskError as exc:
+        return None, (exc,)
+
+
 def stamp(root: Directory) -> bytes:
     """Return what changes with every installation: the live link and the floor."""
-    return digest(f"{root.pointed(LIVE)}".encode() + b"\0" + (read_record(root, FLOOR) or b""))
+    return _stamp(root, read_record(root, FLOOR))
+
+
+def _stamp(root: Directory, floor: bytes | None) -> bytes:
+    return digest(f"{root.pointed(LIVE)}".encode() + b"\0" + (floor or b""))
 
 
 def load_local(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Local:
     """Return what an open state directory holds. Raises `ForeignClusterError` and the errors of unsafe files."""
     local = _load(root, layout, tokens)
-    if local.damage is not None and local.stamp != stamp(root):
+    if local.damage is not None and local.stamp != _stamp(root, _try_record(root, FLOOR)[0]):
         return _load(root, layout, tokens)  # another process installed while this one read
     return local
 
 
 def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Local:
-    seen_stamp = stamp(root)
-    floor, alarms = _load_floor(root)
+    raw, unread = _try_record(root, FLOOR)
+    seen_stamp = _stamp(root, raw)
+    floor, alarms = (None, unread) if raw is None else _read_floor(raw)
     try:
         held = _load_live(root, layout, tokens)
     except (CorruptError, UnsupportedError, WrongTokenError, CommitmentError) as exc:
-        damaged = isinstance(exc, CorruptError)
-        return Local(floor=floor, damage=exc, quarantine=damaged, alarms=alarms, stamp=seen_stamp)
+        return _damaged(root, layout, exc, floor, alarms)._replace(stamp=seen_stamp)
     if held is None:
-        damage = _signs(root, layout, floor, alarms)
-        return Local(floor=floor, damage=damage, alarms=alarms, stamp=seen_stamp)
-    if floor is not None and floor.lineage == held.keyset.lineage and floor.epoch > held.keyset.epoch:
-        damage = RollbackError(
-            f"{root.path} was put back to an earlier epoch",
-            expected=f"epoch {floor.epoch}",
-            found=f"epoch {held.keyset.epoch}",
-            fix=f"{_START}, so that this node catches up",
-        )
+        if not signs(root, mode=layout.directory_mode):
+            return Local(stamp=seen_stamp)
+        gone = _damaged(root, layout, _gone(root, floor), floor, alarms)
+        return gone._replace(stamp=seen_stamp, quarantine=False)
+    damage = not_on_floor(floor, held) if floor is not None else None
+    if damage is not None and not _was_chosen(root, held):
         return Local(floor=floor, damage=damage, alarms=alarms, stamp=seen_stamp)
     if floor is None and not alarms:
         alarms = (RebuiltFloorError("the floor is missing", fix="it is rebuilt from the live keyset"),)
     confirmation, doubts = _load_confirmation(root)
     return Local(
         held=held,
-        floor=raised_floor(floor, keyset=held.keyset, digest=held.digest, token_id=held.token_id),
+        floor=raised_floor(floor, held),
         alarms=alarms + doubts + _cannot_seal(held, layout, tokens),
         confirmation=confirmation,
         stamp=seen_stamp,
+    )
+
+
+def _damaged(
+    root: Directory, layout: Layout, damage: KeydistError, floor: Floor | None, alarms: tuple[KeydistError, ...]
+) -> Local:
+    """Return a node without a keyset; a floor that was lost too is put together from what else is there."""
+    if floor is None:
+        floor = lost_floor(root, mode=layout.directory_mode)
+        if not alarms:
+            fix = "what it knew of superseded tokens is lost: look at the store before trusting it"
+            alarms = (RebuiltFloorError("the floor is missing", fix=fix),)
+    return Local(floor=floor, damage=damage, quarantine=isinstance(damage, CorruptError), alarms=alarms)
+
+
+def _was_chosen(root: Directory, held: Held) -> bool:
+    """Tell whether a person chose this keyset against the floor, and a crash came before the floor followed."""
+    raw, _ = _try_record(root, OVERRIDE)
+    try:
+        return raw is not None and parse_override(raw) == held.digest
+    except MalformedError:
+        return False
+
+
+def _gone(root: Directory, floor: Floor | None) -> CorruptError:
+    return CorruptError(
+        f"{root.path} shows that this node had a keyset, but holds none",
+        expected=f"epoch {floor.epoch}" if floor else "a live keyset",
+        found="no live keyset",
+        fix=f"{_START}, restore a backup (keydist store restore FILE), or forget it all (keydist reset)",
     )
 
 
@@ -104,10 +146,7 @@ def may_seal(local: Local) -> bool:
     return not any(isinstance(alarm, WrongTokenError) for alarm in local.alarms)
 
 
-def _load_floor(root: Directory) -> tuple[Floor | None, tuple[KeydistError, ...]]:
-    raw = read_record(root, FLOOR)
-    if raw is None:
-        return None, ()
+def _read_floor(raw: bytes) -> tuple[Floor | None, tuple[KeydistError, ...]]:
     try:
         return parse_floor(raw), ()
     except MalformedError as exc:
@@ -116,9 +155,9 @@ def _load_floor(root: Directory) -> tuple[Floor | None, tuple[KeydistError, ...]
 
 
 def _load_confirmation(root: Directory) -> tuple[Confirmation | None, tuple[KeydistError, ...]]:
-    raw = read_record(root, CONFIRMED)
+    raw, failures = _try_record(root, CONFIRMED)
     if raw is None:
-        return None, ()
+        return None, failures
     try:
         return parse_confirmation(raw), ()
     except MalformedError as exc:
@@ -146,22 +185,3 @@ def _load_live(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ..
                 with live:
                     return read_archive(live, layout, tokens)
     raise CorruptError(f"{root.path}/{LIVE} points to nothing", expected=target, found="no such directory", fix=_START)
-
-
-def _signs(
-    root: Directory, layout: Layout, floor: Floor | None, alarms: tuple[KeydistError, ...]
-) -> KeydistError | None:
-    """Return the damage where there are signs of an earlier keyset: a floor, or an archive without a live link."""
-    if floor is None and not alarms:
-        archive = root.sub(ARCHIVE, mode=layout.directory_mode)
-        if archive is None:
-            return None
-        with archive:
-            if all(name.startswith(".") for name in archive.names()):
-                return None
-    return CorruptError(
-        f"{root.path} shows that this node had a keyset, but holds none",
-        expected=f"epoch {floor.epoch}" if floor else "a live keyset",
-        found="no live keyset",
-        fix=f"{_START}, restore a backup (keydist store restore FILE), or forget it all (keydist reset)",
-    )

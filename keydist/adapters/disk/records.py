@@ -98,17 +98,13 @@ def format_sums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
 
 
-def raised_floor(earlier: Floor | None, *, keyset: Keyset, digest: bytes, token_id: str) -> Floor:
-    """Return the floor of an installed keyset; what was superseded or revoked before stays so."""
-    superseded = earlier.superseded if earlier else frozenset[str]()
-    if earlier is not None and earlier.token_id != token_id:
-        superseded |= {earlier.token_id}
-    revoked = {entry.kid for entry in keyset.revoked}
-    return Floor(
-        lineage=keyset.lineage,
-        epoch=keyset.epoch,
-        digest=digest,
-        token_id=token_id,
-        superseded=superseded - {token_id},
-        revoked=frozenset(revoked) | (earlier.revoked if earlier else frozenset()),
-    )
+def format_override(chosen: bytes) -> bytes:
+    """Return override.json: the digest of a keyset that a person chose against the floor."""
+    return serialise({"digest": b64url_encode(chosen)})
+
+
+def parse_override(raw: bytes) -> bytes:
+    """Parse override.json."""
+    value = parse_object(raw, "override.json")
+    exact_members(value, frozenset({"digest"}), frozenset(), "override.json")
+    return fixed(value["digest"], DIGEST_BYTES, "digest")

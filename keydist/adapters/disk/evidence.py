@@ -1,0 +1,78 @@
+"""What a state directory that lost its floor still tells of the keysets that it held.
+
+Envelopes in the archive name lineage and epoch, `confirmed.json` an epoch, `seen.json` what was revoked. All of it
+only makes a node stricter: nothing is accepted because of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keydist.adapters.disk.records import parse_confirmation, parse_seen
+from keydist.core.accept import Floor
+from keydist.core.envelope import digest, parse_envelope
+from keydist.core.keyset import State
+from keydist.errors import KeydistError, MalformedError
+
+if TYPE_CHECKING:
+    from keydist.adapters.disk.posix import Directory
+
+_MOST = 4 * 1024 * 1024
+
+
+def signs(root: Directory, *, mode: int) -> bool:
+    """Tell whether anything here shows that this node once held a keyset."""
+    names = {name for name in root.names() if not name.startswith(".")}
+    if {"live", "floor.json", "confirmed.json", "seen.json"} & names:
+        return True
+    return any(_entries(root, name, mode) for name in ("archive", "public", "quarantine"))
+
+
+def lost_floor(root: Directory, *, mode: int) -> Floor | None:
+    """Return the floor that the remaining files speak for; None where they say nothing of an epoch."""
+    floor: Floor | None = None
+    for name in _entries(root, "archive", mode):
+        found = _archived(root, name, mode)
+        if found is not None and (floor is None or found.epoch > floor.epoch):
+            floor = found
+    try:
+        confirmed = parse_confirmation(root.read("confirmed.json", most=_MOST) or b"")
+    except KeydistError:
+        confirmed = None
+    if confirmed is not None and (floor is None or confirmed.epoch > floor.epoch):
+        unknown = Floor(lineage=None, epoch=0, digest=b"", token_id=None)
+        floor = (floor or unknown)._replace(epoch=confirmed.epoch, digest=confirmed.digest)
+    return floor._replace(revoked=_revoked(root)) if floor is not None else None
+
+
+def _entries(root: Directory, name: str, mode: int) -> list[str]:
+    directory = root.sub(name, mode=mode)
+    if directory is None:
+        return []
+    with directory:
+        return [entry for entry in directory.names() if not entry.startswith(".")]
+
+
+def _archived(root: Directory, name: str, mode: int) -> Floor | None:
+    archive = root.sub("archive", mode=mode)
+    if archive is None:
+        return None
+    with archive:
+        directory = archive.sub(name, mode=mode)
+        if directory is None:
+            return None
+        with directory:
+            try:
+                raw = directory.read("keyset.jwe", most=_MOST, private=True) or b""
+                header = parse_envelope(raw).header
+            except KeydistError:
+                return None
+    return Floor(lineage=header.lineage, epoch=header.epoch, digest=digest(raw), token_id=header.token_id)
+
+
+def _revoked(root: Directory) -> frozenset[str]:
+    try:
+        seen = parse_seen(root.read("seen.json", most=_MOST) or b"")
+    except MalformedError:
+        return frozenset()
+    return frozenset(kid for kid, states in seen.items() if State.REVOKED.value in states)
