@@ -65,11 +65,12 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("schema")
-def schema() -> None:
-    """Print the JSON Schema of the configuration file.
+def schema(as_json: JsonOption = False) -> None:
+    """Print the JSON Schema of the configuration file; it is JSON with --json and without.
 
     Example: keydist config schema > keydist.schema.json
     """
+    del as_json  # every command knows it
 
     def work() -> int:
         print_json(json_schema())

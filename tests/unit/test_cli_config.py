@@ -83,3 +83,4 @@ def test_schema_describes_the_file(node: CliNode) -> None:
     answer = node.run("config", "schema")
     assert (answer.code, answer.err) == (0, "")
     assert answer.json == json.loads(json.dumps(json_schema()))
+    assert node.run("config", "schema", "--json") == answer
