@@ -42,6 +42,12 @@ class KeydistError(Exception):
         }
 
 
+class InternalError(KeydistError):
+    """A defect in keydist: something happened that no part of it expects."""
+
+    code, family, exit_code = "internal", "internal", 70
+
+
 class UsageError(KeydistError):
     """The command line asks for something that does not exist or does not fit together."""
 
@@ -172,6 +178,12 @@ class OutdatedError(TransientError):
     """The store holds a later epoch than this node."""
 
     code = "outdated"
+
+
+class ClockBehindError(TransientError):
+    """The clock of this machine shows a time before one that this node has kept."""
+
+    code = "clock-behind"
 
 
 class BusyError(TransientError):

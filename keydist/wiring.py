@@ -15,7 +15,7 @@ from keydist.adapters.nats.probe import refused_by_all
 from keydist.adapters.token_file import find_token_file, read_tokens
 from keydist.core.accept import Demands
 from keydist.core.envelope import Place
-from keydist.errors import ConfigError, KeydistError, TokenError, UnsafeFileError
+from keydist.errors import ConfigError, InternalError, KeydistError, TokenError, UnsafeFileError
 from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, with_following
 
 if TYPE_CHECKING:
@@ -112,7 +112,39 @@ def open_store(config: Config, *, seconds: float = _MOST_CONNECT_SECONDS) -> Nat
 
 
 def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outcome:
-    """Bootstrap a node and return how it got its keyset. Raises the `KeydistError` that says why it has none."""
+    """Bootstrap a node and return how it got its keyset. Raises the `KeydistError` that says why it has none.
+
+    A defect, whoever provokes it, does not stop a node that has a verified keyset.
+    """
+    try:
+        return _run_bootstrap(node, seconds=seconds, notifier=notifier)
+    except KeydistError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - the last resort
+        return _last_resort(node, exc)
+
+
+def _last_resort(node: Machine, defect: Exception) -> Outcome:
+    """Start from disk although something unexpected happened, or report it, by its name: its text may hold secrets."""
+    alarm = InternalError(
+        "something unexpected happened: a defect in keydist",
+        found=type(defect).__name__,
+        fix="report it with what the node and the store were doing",
+    )
+    try:
+        local = node.load()
+    except Exception:  # noqa: BLE001 - where the disk itself provokes it
+        raise alarm from None
+    if local.held is None:
+        raise alarm from None
+    alarms = with_following((alarm,), local, node.demands)
+    try:
+        return start_from_disk(node.disk, local, *alarms, now=node.clock.now())
+    except Exception:  # noqa: BLE001 - what a crash left undone stays so until the next start
+        return Outcome(how="from-disk", held=local.held, alarms=(*alarms, *local.alarms))
+
+
+def _run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outcome:
     local = node.load()
     now = node.clock.now()
     if not node.tokens and (local.held is None or node.token_error is not None):

@@ -71,6 +71,8 @@ def mistakes(options: BootstrapOptions) -> UsageError | None:
     fix = "see: keydist bootstrap --help"
     if options.role not in (None, *ROLES):
         return UsageError("--role names a role", expected=" or ".join(ROLES), found=ascii(options.role), fix=fix)
+    if options.token_file is not None and not options.token_file:
+        return UsageError("--token-file names no file", expected="a path", found="nothing", fix=fix)
     epoch = options.min_epoch
     if not (epoch.isascii() and epoch.isdecimal() and len(epoch) <= _MOST_DIGITS):
         expected = f"a number of at most {_MOST_DIGITS} digits"

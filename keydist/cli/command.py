@@ -60,7 +60,9 @@ def configured(path: str | None) -> Config:
 
 
 def this_node(config_path: str | None, token_file: str | None = None) -> Machine:
-    """Return this node's ports. Raises `ConfigError`."""
+    """Return this node's ports. Raises `ConfigError`, and `UsageError` for a token file without a name."""
+    if token_file is not None:
+        named(token_file, "--token-file")
     return machine(configured(config_path), os.environ, token_file=token_file)
 
 

@@ -10,8 +10,8 @@ import typer
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, no_keyset, this_node, with_store
 from keydist.cli.keys import describe_key
 from keydist.cli.render import print_json, print_line, tell_alarms
-from keydist.cli.times import age, date
-from keydist.services.status import Standing, standing
+from keydist.cli.times import ago, date
+from keydist.services.status import Standing, clock_behind, standing
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
@@ -52,7 +52,10 @@ def _once(node: Machine, *, offline: bool, as_json: bool) -> int:
     async def ask(ports: Node) -> Standing:
         return await standing(ports, local, *own)
 
-    found = Standing(found=None, alarms=(*local.alarms, *own)) if offline or not node.tokens else with_store(node, ask)
+    if offline or not node.tokens:
+        found = Standing(found=None, alarms=(*local.alarms, *own, *clock_behind(local, node.clock.now())))
+    else:
+        found = with_store(node, ask)
     tell_alarms(found.alarms)
     if as_json:
         print_json(_facts(node, local, found))
@@ -82,14 +85,14 @@ def _facts(node: Machine, local: Local, found: Standing) -> dict[str, object]:
 def _show(node: Machine, local: Local, found: Standing) -> None:
     if local.held is None:  # pragma: no cover - the caller asked
         return
-    keyset, now = local.held.keyset, node.clock.now()
-    confirmed = local.confirmation
+    keyset, confirmed = local.held.keyset, local.confirmation
+    now, skew = node.clock.now(), keyset.policy.skew
     rows = [
         ("node", f"{node.config.node}, {node.config.role} of {node.config.cluster}"),
-        ("epoch", f"{keyset.epoch} of lineage {keyset.lineage}, issued {age(now - keyset.issued)} ago"),
+        ("epoch", f"{keyset.epoch} of lineage {keyset.lineage}, issued {ago(now - keyset.issued, skew=skew)}"),
         ("token", local.held.token_id),
         ("store", found.found.value if found.found else "not asked"),
-        ("confirmed", f"{age(now - confirmed.at)} ago" if confirmed else "never"),
+        ("confirmed", ago(now - confirmed.at, skew=skew) if confirmed else "never"),
         ("health", "healthy" if not found.alarms else f"{len(found.alarms)} alarm(s)"),
     ]
     for name, value in rows:

@@ -13,6 +13,11 @@ def date(at: int) -> str:
         return str(at)
 
 
+def ago(seconds: int, *, skew: int) -> str:
+    """Return how long ago something was, for people; clocks that differ by at most `skew` count as one."""
+    return "in the future: check the clock" if seconds < -skew else f"{age(max(0, seconds))} ago"
+
+
 def age(seconds: int) -> str:
     """Return a duration in its largest unit, for people."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):

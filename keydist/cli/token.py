@@ -62,7 +62,7 @@ def inspect(token_file: TokenOption = None, config: ConfigOption = None, as_json
 
     def work() -> int:
         # A file that is named needs no configuration.
-        configured = None if token_file else _setting(config)
+        configured = _setting(config) if token_file is None else named(token_file, "--token-file")
         source = find_token_file(token_file, os.environ, configured)
         ids = [token.token_id for token in read_tokens(source)]
         if as_json:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keydist.core.restart import InStore
-from keydist.errors import KeydistError, OutdatedError, StoreLostError
+from keydist.errors import ClockBehindError, KeydistError, OutdatedError, StoreLostError
 from keydist.services.from_disk import with_following
 
 if TYPE_CHECKING:
@@ -36,8 +36,25 @@ async def standing(node: Node, local: Local, *alarms: KeydistError) -> Standing:
     """Compare a node with the store, by a read from the stream leader. Raises nothing of the store's."""
     seen = await node.observe(local, from_leader=True)
     found = _alarm(local, seen)
-    alarms = (*local.alarms, *alarms, *((found,) if found else ()))
+    alarms = (*local.alarms, *alarms, *clock_behind(local, node.clock.now()), *((found,) if found else ()))
     return Standing(found=seen.found, alarms=with_following(alarms, local, node.demands))
+
+
+def clock_behind(local: Local, now: int) -> tuple[KeydistError, ...]:
+    """Return an alarm where this node's epoch was confirmed later than its clock now shows, or nothing."""
+    if local.held is None or local.confirmation is None:
+        return ()
+    ahead = local.confirmation.at - now
+    if ahead <= local.held.keyset.policy.skew:
+        return ()
+    return (
+        ClockBehindError(
+            "this machine's clock is behind the last confirmation of its epoch",
+            expected=f"unix time {local.confirmation.at} or later",
+            found=str(now),
+            fix="set the clock right, then confirm the epoch anew: keydist bootstrap",
+        ),
+    )
 
 
 def _alarm(local: Local, seen: Observation) -> KeydistError | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.cli.app import run_app
 from keydist.cli.bootstrap import BootstrapOptions, parse_plain, run
@@ -63,6 +64,8 @@ NOT_PLAIN = [
     ["--timeout="],
     ["--min-epoch", "\uff13"],
     ["--min-epoch", "9" * 16],
+    ["--token-file", ""],
+    ["--token-file="],
 ]
 
 
@@ -225,7 +228,13 @@ def test_for_people(node: CliNode) -> None:
     node.hold(2)
     answer = node.run("bootstrap")
     assert answer.out == (f"node-a (leader): unchanged epoch 2 of lineage {LINEAGE}, key {MINE.keyset.active.kid}\n")
-    for mistake in (["--role", "boss"], ["--timeout", "soon"], ["--timeout="], ["--min-epoch", "9" * 5000]):
+    for mistake in (
+        ["--role", "boss"],
+        ["--timeout", "soon"],
+        ["--timeout="],
+        ["--min-epoch", "9" * 5000],
+        ["--token-file="],
+    ):
         answer = node.run("bootstrap", *mistake, "--json")
         assert (answer.code, answer.error["code"]) == (2, "usage")
     assert node.run("bootstrap", "extra", "--json").error["code"] == "usage"
@@ -264,6 +273,68 @@ def test_run_can_be_called(node: CliNode, capsys: pytest.CaptureFixture[str]) ->
     assert '"outcome": "unchanged"' in capsys.readouterr().out
     assert gc.isenabled()
     assert callable(run_app)
+
+
+# --- the last resort ----------------------------------------------------------------------------
+
+PRIVATE_TEXT = "kdt1_what-no-one-may-read"
+
+
+def stumble(node: CliNode, call: str) -> None:
+    """Let something nobody expects happen at a call of the store, with a text that must not be shown."""
+
+    def between(name: str) -> None:
+        if name == call:
+            raise LookupError(PRIVATE_TEXT)
+
+    node.prepare = lambda opened: setattr(opened, "between", between)
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_a_defect_is_an_alarm_where_there_is_a_keyset(
+    node: CliNode, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    node.hold(2)
+    stumble(node, "read_leader")
+    answer = both(node, monkeypatch, "--role", role, "--json")
+    assert answer.code == 0
+    facts = answer.json
+    assert (facts["outcome"], facts["epoch"], facts["changed"]) == ("from-disk", 2, False)
+    (alarm,) = facts["alarms"]
+    assert (alarm["code"], alarm["family"], alarm["found"]) == ("internal", "internal", "LookupError")
+    assert alarm["fix"]
+    assert PRIVATE_TEXT not in answer.out + answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_defect_without_a_keyset_is_reported(node: CliNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    stumble(node, "read_leader")
+    answer = both(node, monkeypatch, "--role", "leader", "--json")
+    assert (answer.code, answer.error["code"], answer.error["found"]) == (70, "internal", "LookupError")
+    assert PRIVATE_TEXT not in answer.out + answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_a_defect_behind_an_installation_starts_from_what_is_there(node: CliNode) -> None:
+    node.bucket.put(MINE.envelope)
+    stumble(node, "read_leader")  # how a follower confirms what it has just installed
+    answer = node.run("bootstrap", "--role", "follower", "--json")
+    assert (answer.code, answer.json["epoch"], answer.json["alarms"][0]["code"]) == (0, 2, "internal")
+
+
+@pytest.mark.parametrize(("call", "code"), [("load", 70), ("settle", 0)])
+def test_a_defect_of_the_disk(node: CliNode, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
+    node.hold(2)
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise LookupError(PRIVATE_TEXT)
+
+    monkeypatch.setattr(PosixKeysetDisk, call, fail)
+    answer = node.run("bootstrap", "--json")
+    assert answer.code == code
+    told = answer.error if code else answer.json["alarms"][0]
+    assert (told["code"], told["found"]) == ("internal", "LookupError")
+    assert PRIVATE_TEXT not in answer.out + answer.err
 
 
 # --- real processes, a real server --------------------------------------------------------------

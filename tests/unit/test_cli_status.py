@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from keydist.adapters.clock import SystemClock
 from keydist.cli import status
+from keydist.core.local import Confirmation
 from keydist.errors import ConfigError
 from tests.fakes.memory_store import Fault
 from tests.material import LINEAGE, OTHER_TOKEN, PLACE, TOKEN, Change, chain, extend, hold
@@ -103,6 +105,27 @@ def test_what_is_wrong_with_the_store_is_an_alarm(
     assert (facts["epoch"], facts["healthy"]) == (2, False)
     assert answer.err.startswith(f"keydist: alarm [{code}]: ")
     assert "1 alarm(s)" in node.run("status").out
+
+
+@pytest.mark.parametrize("arguments", [(), ("--offline",)])
+@pytest.mark.parametrize(("ahead", "behind"), [(31 + 5, True), (20, False), (90_000_000_000, True)])
+def test_a_confirmation_in_the_future(node: CliNode, ahead: int, behind: bool, arguments: tuple[str, ...]) -> None:  # noqa: FBT001
+    held = node.hold(2)
+    at = SystemClock().now() + ahead
+    node.disk().confirm(Confirmation(epoch=2, digest=held.digest, at=at))
+    answer = node.run("status", *arguments)
+    shown = "in the future: check the clock" if behind else "0 s ago"
+    assert re.search(rf"^confirmed  {shown}$", answer.out, re.MULTILINE)
+    assert answer.code == (75 if behind else 0)
+    facts = node.run("status", "--json", *arguments).json
+    assert facts["confirmed"] == at
+    assert [alarm["code"] for alarm in facts["alarms"]] == (["clock-behind"] if behind else [])
+
+
+def test_a_token_file_without_a_name_is_usage(node: CliNode) -> None:
+    node.hold(2)
+    answer = node.run("status", "--token-file", "", "--json")
+    assert (answer.code, answer.error["code"]) == (2, "usage")
 
 
 def test_offline_asks_nobody(node: CliNode) -> None:

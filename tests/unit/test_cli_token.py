@@ -130,6 +130,8 @@ def test_inspect_shows_ids(node: CliNode, tokens: tuple[object, ...]) -> None:
     assert answer.json == {"id": ids[0], "ids": ids, "file": str(node.token_file)}
     assert node.run("token", "inspect").out.splitlines() == ids
     assert node.run("token", "inspect", "--token-file", str(node.token_file), "--config", "missing").code == 0
+    nameless = node.run("token", "inspect", "--token-file=", "--json")
+    assert (nameless.code, nameless.error["code"]) == (2, "usage")
 
 
 TEXT = format_token(TOKEN)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from keydist.core.local import Local
+from keydist.core.local import Confirmation, Local
 from keydist.core.restart import InStore, Role
 from keydist.errors import (
+    ClockBehindError,
     ConfigError,
     CorruptError,
     DiskError,
@@ -86,6 +87,17 @@ async def test_the_disks_own_alarms_come_first(tmp_path: Path) -> None:
     stands = await standing(node(MemoryKeysetStore(MemoryBucket()), tmp_path), local, told)
     assert stands.alarms[:2] == (disks, told)
     assert isinstance(stands.alarms[2], StoreLostError)
+
+
+@pytest.mark.parametrize(("ahead", "alarms"), [(-1, 0), (30, 0), (31, 1)])
+async def test_a_clock_behind_the_confirmation_is_an_alarm(tmp_path: Path, ahead: int, alarms: int) -> None:
+    bucket = MemoryBucket()
+    bucket.put(MINE.envelope)
+    ports = node(MemoryKeysetStore(bucket), tmp_path)
+    confirmed = Confirmation(epoch=2, digest=MINE.digest, at=ports.clock.now() + ahead)
+    stands = await standing(ports, LOCAL._replace(confirmation=confirmed))
+    assert [type(alarm) for alarm in stands.alarms] == [ClockBehindError] * alarms
+    assert stands.exit_code == (75 if alarms else 0)
 
 
 async def test_a_node_without_a_keyset_is_behind(tmp_path: Path) -> None:
