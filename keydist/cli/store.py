@@ -29,6 +29,7 @@ from keydist.services.recover import Fork, Recovered, inspect_fork, keep_local, 
 from keydist.wiring import open_store
 
 if TYPE_CHECKING:
+    from keydist.core.local import Local
     from keydist.services.bootstrap import Node
     from keydist.services.recover import Side
 
@@ -181,19 +182,7 @@ def resolve(
         node.token()
         local = held_local(node)
 
-        async def settle(ports: Node) -> tuple[Fork | None, Recovered | None]:
-            fork = await inspect_fork(ports, local)
-            if fork is None:
-                return None, None
-            _tell_sides(fork)
-            if keep == "store" and fork.obstacle is not None:
-                raise fork.obstacle
-            _tell_consequences(fork, keep)
-            if dry_run:
-                return fork, None
-            return fork, await keep_local(ports, local, fork) if keep == "local" else keep_store(ports, local, fork)
-
-        fork, done = with_store(node, settle)
+        fork, done = with_store(node, lambda ports: _settle(ports, local, keep, dry_run=dry_run))
         kept = done.held if done else fork.store_held if fork and keep == "store" else local.held
         if kept is None:  # pragma: no cover - the store's side has an obstacle where it cannot be opened
             raise AssertionError
@@ -206,6 +195,20 @@ def resolve(
         return 0
 
     finish(work, as_json=as_json)
+
+
+async def _settle(ports: Node, local: Local, keep: str, *, dry_run: bool) -> tuple[Fork | None, Recovered | None]:
+    """Show the fork, if there is one, and take the side that is named."""
+    fork = await inspect_fork(ports, local)
+    if fork is None:
+        return None, None
+    _tell_sides(fork)
+    if keep == "store" and fork.obstacle is not None:
+        raise fork.obstacle
+    _tell_consequences(fork, keep)
+    if dry_run:
+        return fork, None
+    return fork, await keep_local(ports, local, fork) if keep == "local" else keep_store(ports, local, fork)
 
 
 def _tell_sides(fork: Fork) -> None:

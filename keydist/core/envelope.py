@@ -210,7 +210,11 @@ def seal(
         commitment=keys.commitment,
     )
     aad = b64url_encode(header.serialise(typ)).encode("ascii")
-    sealed = crypto.encrypt(keys.content, iv, plaintext, aad)
+    return _compact(aad, iv, crypto.encrypt(keys.content, iv, plaintext, aad))
+
+
+def _compact(aad: bytes, iv: bytes, sealed: bytes) -> bytes:
+    """Return the five segments as one. Raises `MalformedError`, see `seal`."""
     body, tag = sealed[: -crypto.TAG_BYTES], sealed[-crypto.TAG_BYTES :]
     envelope = b".".join((aad, b"", *(b64url_encode(part).encode("ascii") for part in (iv, body, tag))))
     if len(envelope) > MAX_ENVELOPE:
