@@ -213,6 +213,13 @@ def _obstacle(theirs: Held, node: Node, local: Local) -> KeydistError | None:
             found=f"lineage {theirs.keyset.lineage}",
             fix="correct lineage: in the configuration first",
         )
+    if local.floor is not None and theirs.token_id in local.floor.superseded:
+        return RefusedOverwriteError(
+            "the store's side is sealed under a token that this node has seen replaced: whoever still has it may forge",
+            expected="a token that was not replaced",
+            found=theirs.token_id,
+            fix="keep local; where the store's side is the right one after all: keydist reset, then keydist bootstrap",
+        )
     revoked = local.floor.revoked if local.floor else frozenset[str]()
     revived = [key.kid for key in theirs.keyset.keys if key.kid in revoked]
     if revived:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from keydist.core.accept import Floor, Held
+from keydist.core.floor import not_on_floor, raised_floor
 from keydist.core.local import Confirmation, Local
 from keydist.core.token import BootstrapToken
-from keydist.errors import ConflictError, CorruptError, KeydistError, RebuiltFloorError, RollbackError, WrongTokenError
+from keydist.errors import ConflictError, CorruptError, KeydistError, RebuiltFloorError, WrongTokenError
 
 QUARANTINED = 8
 
@@ -58,11 +59,12 @@ class MemoryKeysetDisk:
         if self._sealed and held.token_id not in have:
             wrong = WrongTokenError("no token opens the keyset", have=have, need=held.token_id, fix="hold it")
             return Local(floor=floor, damage=wrong, stamp=stamp)
-        if floor is not None and floor.lineage == held.keyset.lineage and floor.epoch > held.keyset.epoch:
-            return Local(floor=floor, damage=RollbackError("the keyset was put back"), stamp=stamp)
+        damage_below = not_on_floor(floor, held) if floor is not None else None
+        if damage_below is not None:
+            return Local(floor=floor, damage=damage_below, stamp=stamp)
         return Local(
             held=held,
-            floor=_raised(floor, held),
+            floor=raised_floor(floor, held),
             alarms=() if floor is not None else (RebuiltFloorError("the floor is missing"),),
             confirmation=folder.confirmation,
             stamp=stamp,
@@ -74,7 +76,7 @@ class MemoryKeysetDisk:
         folder = self.folder
         if folder.is_damaged and based_on.quarantine and folder.live is not None:
             self._refuse(folder.live.envelope)
-        folder.live, folder.floor, folder.is_damaged = new, _raised(based_on.floor, new), False
+        folder.live, folder.floor, folder.is_damaged = new, raised_floor(based_on.floor, new), False
         folder.public |= {key.kid for key in new.keyset.signing_keys()}
         folder.changes += 1
         self._note(new, now)
@@ -130,17 +132,3 @@ class MemoryKeysetDisk:
     def _refuse(self, envelope: bytes) -> None:
         if envelope not in self.folder.refused:
             self.folder.refused = [*self.folder.refused, envelope][-QUARANTINED:]
-
-
-def _raised(floor: Floor | None, held: Held) -> Floor:
-    """Return the floor that a keyset makes of an earlier one."""
-    keyset = held.keyset
-    before = floor or Floor(lineage=keyset.lineage, epoch=0, digest=b"", token_id=held.token_id)
-    return Floor(
-        lineage=keyset.lineage,
-        epoch=keyset.epoch,
-        digest=held.digest,
-        token_id=held.token_id,
-        superseded=(before.superseded | {before.token_id}) - {held.token_id},
-        revoked=before.revoked | {entry.kid for entry in keyset.revoked},
-    )

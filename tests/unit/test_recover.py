@@ -386,6 +386,23 @@ async def test_a_revoked_key_does_not_come_back_with_the_stores_side(tmp_path: P
     assert world.load() == before
 
 
+async def test_a_side_under_a_replaced_token_is_not_taken(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    base = chain(2)
+    mine = extend(base[-1], Change.RESEAL, token=OTHER_TOKEN)
+    world.demands = demands(tokens=(OTHER_TOKEN, TOKEN))
+    world.install(*base, mine)
+    forged = extend(extend(base[-1], Change.ROTATE, name="forged "), Change.ROTATE, name="forged again ")
+    world.bucket.put(forged.envelope)
+    before = world.load()
+    fork = await inspect_fork(world.node, before)
+    assert fork is not None
+    with pytest.raises(RefusedOverwriteError, match="seen replaced") as refused:
+        keep_store(world.node, before, fork)
+    assert TOKEN.token_id in refused.value.found
+    assert world.load() == before
+
+
 async def test_keeping_local_is_refused_where_the_store_moved_on_meanwhile(world: World) -> None:
     world.bucket.put(OTHER_SIDE.envelope)
     before = world.load()
