@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -137,6 +139,91 @@ async def test_one_of_two_servers_is_enough(nats_server: EmbeddedServer) -> None
         taken.bind(("127.0.0.1", 0))
         async with connection(f"nats://127.0.0.1:{taken.getsockname()[1]}", nats_server.url) as made:
             assert (await made.request("nobody.there")).status == 503
+
+
+@pytest.mark.parametrize("silent_first", [True, False])
+async def test_a_server_that_never_speaks_leaves_the_next_its_turn(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, *, silent_first: bool
+) -> None:
+    monkeypatch.setattr("nats.aio.client.shuffle", lambda _pool: None)
+    async with listener(b"", bytearray()) as silent:
+        urls = (silent, nats_server.url) if silent_first else (nats_server.url, silent)
+        async with connection(*urls, seconds=1.0) as made:
+            assert (await made.request("nobody.there")).status == 503
+
+
+def test_a_name_that_takes_long_to_resolve_holds_up_nobody() -> None:
+    """In a process of its own: its end counts too."""
+    program = """
+import asyncio, socket, threading
+from keydist.adapters.nats.connection import Connection, Server
+from keydist.errors import UnreachableError
+socket.getaddrinfo = lambda *_args, **_named: threading.Event().wait(25)
+
+async def main():
+    try:
+        await Connection(Server(urls=("nats://some.name:4222",), node="n1"), connect_seconds=0.5).request("x")
+    except UnreachableError:
+        print("unreachable")
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=15, check=False)
+    assert (ended.stdout, ended.stderr) == ("unreachable\n", "")
+
+
+async def test_names_are_resolved_and_unknown_ones_told(nats_server: EmbeddedServer) -> None:
+    async with connection(nats_server.url.replace("127.0.0.1", "localhost")) as made:
+        assert (await made.request("nobody.there")).status == 503
+    async with connection("nats://no.such.name.invalid:4222", seconds=3.0) as made:
+        assert isinstance(await failure(made, within=4), UnreachableError)
+
+
+async def test_a_payload_beyond_all_bounds_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung_up = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"INFO {json.dumps(INFO)}\r\n".encode())
+        try:
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"PONG\r\n")
+            await reader.readuntil(b"PUB")
+            writer.write(b"MSG x 1 4000000000\r\n")
+            while await reader.read(65_536):
+                pass
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server, connection(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}") as made:
+        with pytest.raises(StoreTimeoutError):
+            await made.request("anything", seconds=0.5)
+        async with asyncio.timeout(3):
+            await hung_up.wait()
+
+
+async def test_requests_take_as_long_as_their_connection_allows(nats_server: EmbeddedServer) -> None:
+    made = Connection(Server(urls=(nats_server.url,), node="n1"), request_seconds=0.3)
+    async with silent_subject(nats_server, "silent"):
+        assert isinstance(await failure(made, within=2, subject="silent"), StoreTimeoutError)
+    await made.close()
+
+
+async def test_notices_without_end_wake_five_times_a_second_at_most(nats_server: EmbeddedServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with connection(nats_server.url) as made:
+        await made.request("nobody.there")
+        await made.wait_for_notice("keydist.changed.noise", 0.0)
+        start, woken = loop.time(), 0
+        while loop.time() - start < 1.0:
+            made._changed.set()
+            await made.wait_for_notice("keydist.changed.noise", 10)
+            if not woken:
+                assert loop.time() - start < 0.15  # the first at once
+            woken += 1
+    assert 4 <= woken <= 6
 
 
 async def test_wrong_credentials_are_refused_quickly_and_silently(

@@ -232,10 +232,25 @@ async def test_tls_both_ways(start_server: StartServer, tmp_path: Path, caplog: 
     assert caplog.text == ""  # asyncio complains of nats-py's way of closing TLS, and an operator cannot help it
     for wrong in (mine._replace(ca_file=strange_files.ca_file), TlsConfig()):
         error = await refusal(Server(urls=(url,), node="n1", tls=wrong))
-        assert isinstance(error, UnreachableError)
+        assert isinstance(error, ConfigError)
         assert "certificate" in error.found.lower()
+        assert "nats.tls.ca_file" in error.fix
+    error = await refusal(Server(urls=(url.replace("127.0.0.1", "localhost"),), node="n1", tls=mine))
+    assert isinstance(error, ConfigError)  # another name than the certificate's
+    assert "localhost" in error.found
     for wrong in (mine._replace(cert_file=None, key_file=None), strange_files._replace(ca_file=server_files.ca_file)):
-        assert isinstance(await refusal(Server(urls=(url,), node="n1", tls=wrong)), UnreachableError)
+        error = await refusal(Server(urls=(url,), node="n1", tls=wrong))
+        assert isinstance(error, UnreachableError)
+        assert "certificate" in error.fix, error
+
+
+async def test_a_server_that_speaks_before_tls_is_told_how(start_server: StartServer, tmp_path: Path) -> None:
+    server_files, client_files = (certificate(tmp_path, name) for name in ("server", "client"))
+    server = start_server(extra=tls_server(server_files, client_files, handshake_first=False))
+    mine = client_files._replace(ca_file=server_files.ca_file)
+    error = await refusal(Server(urls=(server.url,), node="n1", tls=mine))
+    assert isinstance(error, UnreachableError)
+    assert "handshake_first: true" in error.fix, error
 
 
 @pytest.mark.parametrize("text", ["", "not PEM"])

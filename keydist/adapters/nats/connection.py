@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
+from nats.protocol.parser import Parser
 
-from keydist.adapters.nats.credentials import credential_options, tls_context
+from keydist.adapters.nats.credentials import credential_options, tls_context, tls_fix
+from keydist.adapters.nats.resolver import resolve_apart
 from keydist.errors import (
+    ConfigError,
     CredentialsRefusedError,
     ForbiddenError,
     KeydistError,
@@ -38,6 +42,9 @@ REQUEST_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 1.0
 _PING_SECONDS: Final = 10
 _KEPT: Final = 15
+_MOST_BYTES: Final = 1024 * 1024
+_SPREAD_SECONDS: Final = 0.05
+_NOTICE_SECONDS: Final = 0.2
 _REFUSED: Final = ("authorization violation", "authentication expired", "authentication revoked")
 
 
@@ -65,6 +72,15 @@ class Reply:
     data: bytes
 
 
+class _BoundedParser(Parser):
+    """A parser that hangs up on a server that announces more than any answer holds, before it comes."""
+
+    async def parse(self, data: bytes = b"") -> None:
+        await super().parse(data)
+        if max(self.needed, len(self.buf)) > _MOST_BYTES:
+            raise nats.errors.ProtocolError
+
+
 class _Denial:
     """A request that may be denied: how it is told, once the server said something that concerns it."""
 
@@ -76,9 +92,12 @@ class _Denial:
 class Connection:
     """A connection that is made at the first request, and made again when it was lost for good."""
 
-    def __init__(self, server: Server, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(
+        self, server: Server, *, connect_seconds: float = CONNECT_SECONDS, request_seconds: float = REQUEST_SECONDS
+    ) -> None:
         self._server = server
         self._connect_seconds = connect_seconds
+        self._request_seconds = request_seconds
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._failures: list[Exception] = []
@@ -86,6 +105,9 @@ class Connection:
         self._waiting: set[_Denial] = set()
         self._changed = asyncio.Event()
         self._subscribed: set[str] = set()
+        # A fleet does not read all at once, nor does who writes all the time make it read all the time.
+        self._spread = zlib.crc32(server.node.encode()) / 2**32 * _SPREAD_SECONDS
+        self._next_wake = 0.0
 
     # --- connecting ----------------------------------------------------------------------------
 
@@ -99,7 +121,9 @@ class Connection:
     async def _connect(self) -> Client:
         self._failures, self._denials = [], []
         self._subscribed.clear()
+        resolve_apart(asyncio.get_running_loop())
         client, exhausted = Client(), asyncio.Event()
+        client._ps = _BoundedParser(client)  # noqa: SLF001 - nowhere else
 
         async def on_error(exc: Exception) -> None:
             self._note(exc)
@@ -124,6 +148,7 @@ class Connection:
                 await _close(client)
         if not connected:
             raise self._not_connected()
+        client.options["connect_timeout"] = self._connect_seconds  # a reconnection has time
         self._failures.clear()
         return client
 
@@ -136,7 +161,8 @@ class Connection:
             error_cb=on_error,  # type: ignore[arg-type]
             disconnected_cb=on_disconnect,  # type: ignore[arg-type]
             reconnected_cb=self._on_reconnect,
-            connect_timeout=int(self._connect_seconds) or 1,
+            # Of the whole time each server gets its part: one that never speaks must not keep the next from its turn.
+            connect_timeout=self._connect_seconds / len(server.urls),  # type: ignore[arg-type] # awaited as it is
             max_reconnect_attempts=-1,
             ping_interval=_PING_SECONDS,
             pending_size=0,
@@ -171,11 +197,21 @@ class Connection:
             return refused
         reasons = sorted({_reason(failure) for failure in self._failures})
         found = "; ".join(reasons) or f"no answer in {self._connect_seconds:g} s"
-        return UnreachableError(
-            f"NATS at {self._server} cannot be reached",
-            found=found,
-            fix="check that nats-server runs and nats.servers is right",
-        )
+        message = f"NATS at {self._server} cannot be reached"
+        if self._failures and all(isinstance(failure, ssl.SSLCertVerificationError) for failure in self._failures):
+            return ConfigError(
+                f"NATS at {self._server} has no certificate that this node trusts",
+                expected="a certificate by nats.tls.ca_file, for the name in nats.servers",
+                found=found,
+                fix="check nats.tls.ca_file, nats.servers and the server's certificate",
+            )
+        fix = "check that nats-server runs and nats.servers is right"
+        is_refused = self._failures and all(isinstance(failure, ConnectionRefusedError) for failure in self._failures)
+        if self._server.tls and not is_refused:
+            # A server that speaks first makes the handshake hang: its greeting is lost before TLS begins.
+            fix = f"{fix}; set handshake_first: true in the server's tls block"
+        fixes = (tls_fix(failure) for failure in self._failures)
+        return UnreachableError(message, found=found, fix=next((known for known in fixes if known), fix))
 
     # --- talking -------------------------------------------------------------------------------
 
@@ -208,12 +244,13 @@ class Connection:
         payload: bytes = b"",
         *,
         headers: dict[str, str] | None = None,
-        seconds: float = REQUEST_SECONDS,
+        seconds: float | None = None,
     ) -> Reply:
-        """Return the answer; nobody listening is a `Reply` with status 503.
+        """Return the answer within `seconds` (else this connection's own); nobody listening is status 503.
 
         Raises `UnreachableError`, `StoreTimeoutError`, `ForbiddenError`, `CredentialsRefusedError`.
         """
+        seconds = self._request_seconds if seconds is None else seconds
         client = await self._connected()
         self._denials = [text for text in self._denials if f'"{subject.lower()}"' not in text]
         self._raise_denied(subject)  # answers to this connection's inbox stay denied
@@ -260,15 +297,23 @@ class Connection:
             )
 
     async def wait_for_notice(self, subject: str, seconds: float) -> None:
-        """Return after `seconds`, or sooner on a message on `subject` or a reconnection. Never raises on its own."""
+        """Return after `seconds`, or sooner on a message on `subject` or a reconnection, five times a second at most.
+
+        Never raises on its own.
+        """
         client = self._client  # where there is none yet, the next read makes it
         if client is not None and not client.is_closed and subject not in self._subscribed:
             self._subscribed.add(subject)
             with suppress(nats.errors.Error):
                 await client.subscribe(subject, cb=self._on_notice)
                 return  # what changed before the subscription stood would not be told: read again at once
+        loop = asyncio.get_running_loop()
+        end = loop.time() + max(0.0, seconds)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), max(0.0, seconds))
+            wake = min(end, max(loop.time() + self._spread, self._next_wake))
+            self._next_wake = wake + _NOTICE_SECONDS
+            await asyncio.wait({loop.create_future()}, timeout=wake - loop.time())
         self._changed.clear()
 
     async def _on_notice(self, _message: Msg) -> None:
@@ -311,5 +356,5 @@ def _reason(exc: Exception) -> str:
         return f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or 'no handshake'}".lower()
     if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
         return os.strerror(exc.errno).lower()
-    text = str(exc).removeprefix("nats: ").strip()
+    text = "".join(char if char.isprintable() else "?" for char in str(exc).removeprefix("nats: ").strip()[:200])
     return text or type(exc).__name__

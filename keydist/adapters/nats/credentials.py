@@ -102,3 +102,19 @@ def tls_context(files: TlsConfig) -> ssl.SSLContext:
             fix="put the files there, or correct nats.tls",
         ) from exc
     return context
+
+
+def tls_fix(failure: Exception) -> str:
+    """Return what to do about a TLS handshake that failed, or nothing where it was not TLS that failed."""
+    if not isinstance(failure, ssl.SSLError):
+        return ""
+    reason = (failure.reason or "").upper().replace(" ", "_")
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return "check nats.tls.ca_file, nats.servers and the server's certificate"
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return "the server wants a client certificate: set nats.tls.cert_file and nats.tls.key_file"
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return "the server refuses this node's certificate: compare nats.tls.cert_file with the server's ca_file"
+    if "VERSION" in reason or "RECORD" in reason:
+        return "set handshake_first: true in the server's tls block, and check that it has one"
+    return "compare nats.tls with the server's tls block"
