@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from keydist.core.token import BootstrapToken
     from keydist.ports import Notifier
 
-_LEAST_CONNECT_SECONDS: Final = 1.0
-_MOST_CONNECT_SECONDS: Final = 5.0
+_LEAST_SECONDS: Final = 1.0
+_MOST_SECONDS: Final = 5.0
 
 
 class Machine(NamedTuple):
@@ -93,7 +93,7 @@ def _group_id(name: str | None) -> int | None:
         ) from None
 
 
-def open_store(config: Config, *, seconds: float = _MOST_CONNECT_SECONDS) -> NatsKeysetStore:
+def open_store(config: Config, *, seconds: float = _MOST_SECONDS) -> NatsKeysetStore:
     """Return the store of a node; it connects at its first request. Needs a running event loop."""
     from keydist.adapters.nats.connection import Connection, Server  # noqa: PLC0415 - 100 ms, not needed from disk
     from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415
@@ -105,10 +105,9 @@ def open_store(config: Config, *, seconds: float = _MOST_CONNECT_SECONDS) -> Nat
         nkey_file=config.nats.nkey_file,
         tls=config.nats.tls,
     )
-    connect = max(_LEAST_CONNECT_SECONDS, min(_MOST_CONNECT_SECONDS, seconds))
-    return NatsKeysetStore(
-        Connection(server, connect_seconds=connect), bucket=config.nats.bucket, entry=config.nats.entry
-    )
+    patience = max(_LEAST_SECONDS, min(_MOST_SECONDS, seconds))
+    connection = Connection(server, connect_seconds=patience, request_seconds=patience)
+    return NatsKeysetStore(connection, bucket=config.nats.bucket, entry=config.nats.entry)
 
 
 def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outcome:
