@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from keydist.adapters.config import TlsConfig
 from keydist.adapters.embedded import EmbeddedServer
-from keydist.adapters.nats.connection import Connection, Reply, Server
+from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.wire import Reply
 from keydist.errors import ConfigError, CredentialsRefusedError, KeydistError, UnreachableError
 from tests.material import noise
 

@@ -16,8 +16,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from keydist.adapters.embedded import EmbeddedServer
-from keydist.adapters.nats.connection import Connection, Reply, Server
+from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.adapters.nats.wire import Reply
 from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ConfigError, ConflictError, KeydistError, StoreTimeoutError, TransientError, UnreachableError
 

@@ -7,19 +7,18 @@ error callback never throws and never prints: it wakes whoever waits for the ans
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
-from nats.protocol.parser import Parser
 
 from keydist.adapters.nats.credentials import credential_options, tls_context, tls_fix
 from keydist.adapters.nats.resolver import resolve_apart
+from keydist.adapters.nats.wire import BoundedParser, Reply, close_client, first_of, reason_of, reply_of
 from keydist.errors import (
     ConfigError,
     CredentialsRefusedError,
@@ -30,7 +29,7 @@ from keydist.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable
 
     from nats.aio.msg import Msg
 
@@ -39,10 +38,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
-_CLOSE_SECONDS: Final = 1.0
 _PING_SECONDS: Final = 10
 _KEPT: Final = 15
-_MOST_BYTES: Final = 1024 * 1024
 _SPREAD_SECONDS: Final = 0.05
 _NOTICE_SECONDS: Final = 0.2
 _REFUSED: Final = ("authorization violation", "authentication expired", "authentication revoked")
@@ -61,24 +58,6 @@ class Server:
     def __str__(self) -> str:
         """Return the addresses, for messages."""
         return ", ".join(self.urls)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer: its status (200 where it has none), headers and payload."""
-
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
-
-
-class _BoundedParser(Parser):
-    """A parser that hangs up on a server that announces more than any answer holds, before it comes."""
-
-    async def parse(self, data: bytes = b"") -> None:
-        await super().parse(data)
-        if max(self.needed, len(self.buf)) > _MOST_BYTES:
-            raise nats.errors.ProtocolError
 
 
 class _Denial:
@@ -123,7 +102,7 @@ class Connection:
         self._subscribed.clear()
         resolve_apart(asyncio.get_running_loop())
         client, exhausted = Client(), asyncio.Event()
-        client._ps = _BoundedParser(client)  # noqa: SLF001 - nowhere else
+        client._ps = BoundedParser(client)  # noqa: SLF001 - nowhere else
 
         async def on_error(exc: Exception) -> None:
             self._note(exc)
@@ -139,13 +118,13 @@ class Connection:
 
         connected = False
         try:
-            await _first(self._dial(client, on_error, on_disconnect), exhausted.wait(), seconds=self._connect_seconds)
+            await first_of(self._dial(client, on_error, on_disconnect), exhausted.wait(), seconds=self._connect_seconds)
             connected = client.is_connected
         except Exception as exc:  # noqa: BLE001 - nats-py lets anything through
             self._failures.append(exc)
         finally:
             if not connected:
-                await _close(client)
+                await close_client(client)
         if not connected:
             raise self._not_connected()
         client.options["connect_timeout"] = self._connect_seconds  # a reconnection has time
@@ -184,7 +163,7 @@ class Connection:
                 return CredentialsRefusedError(
                     f"NATS at {self._server} refuses the credentials of this node",
                     expected="a user that the server knows",
-                    found=_reason(failure),
+                    found=reason_of(failure),
                     fix="check nats.creds_file or nats.nkey_file in the configuration, and the server's accounts",
                 )
         return None
@@ -195,7 +174,7 @@ class Connection:
                 return failure
         if refused := self._refused():
             return refused
-        reasons = sorted({_reason(failure) for failure in self._failures})
+        reasons = sorted({reason_of(failure) for failure in self._failures})
         found = "; ".join(reasons) or f"no answer in {self._connect_seconds:g} s"
         message = f"NATS at {self._server} cannot be reached"
         if self._failures and all(isinstance(failure, ssl.SSLCertVerificationError) for failure in self._failures):
@@ -259,11 +238,11 @@ class Connection:
         try:
             # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'.
             asking = client._request_new_style(subject, payload, seconds, headers)  # noqa: SLF001
-            message = await _first(asking, denied.event.wait(), seconds=seconds + 1)
+            message = await first_of(asking, denied.event.wait(), seconds=seconds + 1)
             if message is None:
                 self._raise_denied(subject)
                 raise self._silent(subject)
-            return _reply(message)
+            return reply_of(message)
         except (nats.errors.TimeoutError, TimeoutError):
             self._raise_denied(subject)
             raise self._silent(subject) from None
@@ -273,7 +252,7 @@ class Connection:
                 raise refused from exc
             raise UnreachableError(
                 f"the connection to NATS at {self._server} was lost",
-                found=_reason(exc),
+                found=reason_of(exc),
                 fix="check that nats-server runs",
             ) from exc
         finally:
@@ -323,38 +302,4 @@ class Connection:
         """Close the connection. Never raises."""
         client, self._client = self._client, None
         if client is not None:
-            await _close(client)
-
-
-async def _first(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, object], *, seconds: float) -> T | None:
-    """Return what `work` returns, or None where `stop` or the time came first. Neither outlives the call."""
-    working = asyncio.ensure_future(work)  # noqa: TID251 - both end below
-    stopping = asyncio.ensure_future(stop)  # noqa: TID251
-    try:
-        await asyncio.wait({working, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        stopping.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
-
-
-async def _close(client: Client) -> None:
-    with suppress(Exception):
-        await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
-
-
-def _reply(message: Msg) -> Reply:
-    headers = message.headers or {}
-    text = headers.get("Status", "")  # anything at all: a stored message carries what its writer gave it
-    is_status = len(text) == 3 and text.isascii() and text.isdigit()  # noqa: PLR2004 - three digits
-    return Reply(status=int(text) if is_status else 200, headers=headers, data=message.data)
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, ssl.SSLError):  # an OSError with a number of its own
-        return f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or 'no handshake'}".lower()
-    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
-        return os.strerror(exc.errno).lower()
-    text = "".join(char if char.isprintable() else "?" for char in str(exc).removeprefix("nats: ").strip()[:200])
-    return text or type(exc).__name__
+            await close_client(client)

@@ -11,7 +11,8 @@ import json
 from typing import Any, Final
 
 from keydist.adapters.nats import bucket as streams
-from keydist.adapters.nats.connection import Connection, Reply
+from keydist.adapters.nats.connection import Connection
+from keydist.adapters.nats.wire import Reply
 from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import (
     ConfigError,
