@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -70,8 +69,9 @@ class EmbeddedServer:
         )
         deadline = monotonic() + _START_SECONDS
         while monotonic() < deadline and self._process.poll() is None:
-            self.port = self.port or _written_port(ports)
-            if self.port and _accepts(self.port):
+            # It is written when the server listens; to try a connection would take one of those that are allowed.
+            if port := _written_port(ports):
+                self.port = port
                 return
             sleep(0.02)
         self.stop()
@@ -114,11 +114,3 @@ def _written_port(directory: Path) -> int:
         except (ValueError, IndexError, OSError):
             continue
     return 0
-
-
-def _accepts(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=0.2):
-            return True
-    except OSError:
-        return False
