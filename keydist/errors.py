@@ -186,6 +186,18 @@ class ClockBehindError(TransientError):
     code = "clock-behind"
 
 
+class BucketMissingError(TransientError):
+    """The bucket that is written to does not exist."""
+
+    code = "bucket-missing"
+
+
+class OverdueError(TransientError):
+    """A phase of a rotation that should be over by now."""
+
+    code = "overdue"
+
+
 class BusyError(TransientError):
     """Another keydist process holds the lock of this state directory."""
 

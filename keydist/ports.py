@@ -54,6 +54,38 @@ class KeysetStore(Protocol):
         ...
 
 
+class NodeRecords(Protocol):
+    """The bucket of node records, one entry a node, and the question to the living. Errors as `KeysetStore`.
+
+    What is read and heard is sealed and not yet trusted.
+    """
+
+    async def publish(self, name: str, record: bytes) -> None:
+        """Write a node's record over its last one. Raises `BucketMissingError` where there is no bucket."""
+        ...
+
+    async def read_all(self) -> dict[str, bytes]:
+        """Return every record by the node's name; empty where there is no bucket."""
+        ...
+
+    async def forget(self, name: str) -> bool:
+        """Remove a node's record; tell whether there was one."""
+        ...
+
+    async def create_bucket(self) -> None:
+        """Make the bucket with the checked configuration; a bucket that is there is left as it is."""
+        ...
+
+    async def ask_living(self, seconds: float) -> tuple[bytes, ...]:
+        """Ask `keydist.who` and return what came within `seconds`; at once and empty where nobody listens."""
+        ...
+
+    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None]) -> None:
+        """From now on, over every reconnection, call `heard` with each record that is written (None: not asked
+        for) and answer `keydist.who` with what `answer` returns (None: no answer). Both must not raise."""
+        ...
+
+
 class KeysetDisk(Protocol):
     """The state directory. Calls are synchronous and short; each either happened whole or not at all.
 
