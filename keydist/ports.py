@@ -81,8 +81,11 @@ class NodeRecords(Protocol):
         ...
 
     def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None]) -> None:
-        """From now on, over every reconnection, call `heard` with each record that is written (None: not asked
-        for) and answer `keydist.who` with what `answer` returns (None: no answer). Both must not raise."""
+        """Hear and answer from now on, over every reconnection.
+
+        `heard` is called with each record that is written (None: not asked for), `answer` for each `keydist.who`
+        (None: no answer). Neither may raise.
+        """
         ...
 
 
