@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from keydist.core.accept import Held
 from keydist.core.entry import Absent, Stored
 from keydist.core.local import Confirmation, Local
+from keydist.core.notes import Notes
 from keydist.core.token import BootstrapToken
 from keydist.errors import KeydistError
 
@@ -118,6 +119,14 @@ class KeysetDisk(Protocol):
 
     def confirm(self, confirmation: Confirmation) -> None:
         """Keep when the epoch was last confirmed."""
+        ...
+
+    def notes(self) -> Notes:
+        """Return what this node noted by its own clock: since when it holds each key in each state."""
+        ...
+
+    def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
+        """Keep when (unix seconds) this node put its keyset back into the store, or tried a backup out."""
         ...
 
     def quarantine(self, envelope: bytes) -> None:

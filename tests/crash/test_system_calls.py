@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from keydist.adapters.disk.installing import QUARANTINE
-from keydist.adapters.disk.records import format_floor, parse_seen
+from keydist.adapters.disk.records import format_floor, parse_notes
 from keydist.adapters.disk.system import System
 from keydist.core.accept import Held
 from keydist.core.restart import Role
@@ -50,8 +50,8 @@ def assert_settled(state: StateDirectory, held: Held, *, stop: Stop = Stop.KILLE
     assert local.held == held
     assert (local.damage, local.alarms) == (None, ())
     assert state.path.joinpath("floor.json").read_bytes() == format_floor(floor_of(held))
-    seen = parse_seen(state.path.joinpath("seen.json").read_bytes())
-    assert {key.kid for key in held.keyset.keys if key.state in seen.get(key.kid, {})} == set(seen)
+    notes = parse_notes(state.path.joinpath("seen.json").read_bytes())
+    assert {key.kid for key in held.keyset.keys if key.state in notes.keys.get(key.kid, {})} == set(notes.keys)
     assert {f"{key.kid}.jwk" for key in held.keyset.signing_keys()} <= set(state.names("public"))
     assert state.leftovers() == []
     assert len(state.names("archive")) <= 2

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from keydist.core.accept import Floor, Held
 from keydist.core.floor import not_on_floor, raised_floor
 from keydist.core.local import Confirmation, Local
+from keydist.core.notes import Notes, noted
 from keydist.core.token import BootstrapToken
 from keydist.errors import ConflictError, CorruptError, KeydistError, RebuiltFloorError, WrongTokenError
 
@@ -23,7 +24,7 @@ class MemoryFolder:
 
     live: Held | None = None
     floor: Floor | None = None
-    seen: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
     public: set[str] = field(default_factory=set)
     confirmation: Confirmation | None = None
     refused: list[bytes] = field(default_factory=list)
@@ -98,6 +99,17 @@ class MemoryKeysetDisk:
         self._fail_or_go_on()
         self.folder.confirmation = confirmation
 
+    def notes(self) -> Notes:
+        return self.folder.notes
+
+    def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
+        self._fail_or_go_on()
+        notes = self.folder.notes
+        self.folder.notes = notes._replace(
+            republished=notes.republished if republished is None else republished,
+            rehearsed=notes.rehearsed if rehearsed is None else rehearsed,
+        )
+
     def quarantine(self, envelope: bytes) -> None:
         self._fail_or_go_on()
         self._refuse(envelope)
@@ -106,7 +118,7 @@ class MemoryKeysetDisk:
         self._fail_or_go_on()
         folder, empty = self.folder, MemoryFolder()
         was_anything = (folder.live, folder.floor, folder.confirmation, folder.refused) != (None, None, None, [])
-        for name in ("live", "floor", "seen", "public", "confirmation", "refused", "is_damaged"):
+        for name in ("live", "floor", "notes", "public", "confirmation", "refused", "is_damaged"):
             setattr(folder, name, getattr(empty, name))
         folder.changes += was_anything
         return was_anything
@@ -125,9 +137,7 @@ class MemoryKeysetDisk:
             raise ConflictError("another process installed a keyset meanwhile")
 
     def _note(self, held: Held, now: int) -> None:
-        states = {key.kid: key.state.value for key in held.keyset.keys}
-        states |= {entry.kid: "revoked" for entry in held.keyset.revoked}
-        self.folder.seen = {kid: {state: now} | self.folder.seen.get(kid, {}) for kid, state in states.items()}
+        self.folder.notes = noted(self.folder.notes, held, now=now)
 
     def _refuse(self, envelope: bytes) -> None:
         if envelope not in self.folder.refused:

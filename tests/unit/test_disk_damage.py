@@ -367,7 +367,9 @@ def test_a_lost_floor_is_put_together_from_what_is_left(state: StateDirectory) -
     state.disk().confirm(Confirmation(epoch=7, digest=THREE.digest, at=NOW))
     state.path.joinpath("floor.json").unlink()
     state.path.joinpath("live").unlink()
-    state.path.joinpath("seen.json").write_text(json.dumps({gone: {"revoked": NOW}}), encoding="ascii")
+    state.path.joinpath("seen.json").write_text(
+        json.dumps({"keys": {gone: {"revoked": NOW}}, "tokens": {}, "lifetimes": {}}), encoding="ascii"
+    )
     floor = state.load().floor
     assert floor is not None
     assert (floor.epoch, floor.digest, floor.revoked) == (7, THREE.digest, frozenset({gone}))
@@ -532,7 +534,7 @@ def test_an_unreadable_confirmation_confirms_nothing_and_is_an_alarm(state: Stat
 def test_times_that_are_far_too_large_begin_now(state: StateDirectory) -> None:
     state.path.joinpath("seen.json").write_bytes(b" " * (MOST + 1))
     state.settle(now=NOW + 5)
-    assert set(state.json("seen.json")[TWO.keyset.active.kid].values()) == {NOW + 5}
+    assert set(state.json("seen.json")["keys"][TWO.keyset.active.kid].values()) == {NOW + 5}
 
 
 # --- at the same time ---------------------------------------------------------------------------

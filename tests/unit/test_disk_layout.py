@@ -220,28 +220,47 @@ def states(held: Held, at: int) -> dict[str, dict[str, int]]:
 
 def test_a_key_is_seen_in_a_state_when_it_was_first_held_in_it(state: StateDirectory) -> None:
     state.install(ONE, now=NOW)
-    assert state.json("seen.json") == states(ONE, NOW)
+    assert state.json("seen.json")["keys"] == states(ONE, NOW)
     state.install(TWO, now=NOW + 10)
-    seen = state.json("seen.json")
+    seen = state.json("seen.json")["keys"]
     for key in TWO.keyset.keys:
         before = ONE.keyset.state_of(key.kid)
         expected = {key.state.value: NOW + 10} | ({before.value: NOW} if before is not State.ABSENT else {})
         assert seen[key.kid] == expected
     state.settle(now=NOW + 20)
-    assert state.json("seen.json") == seen
+    assert state.json("seen.json")["keys"] == seen
 
 
 def test_a_key_that_is_gone_is_forgotten_and_a_revoked_one_is_not(state: StateDirectory) -> None:
     revoking = extend(ONE, Change.REVOKE_ACTIVE)
     dropping = extend(TWO, Change.DROP)
     state.install(ONE, TWO, now=NOW).install(dropping, now=NOW + 1)
-    assert ONE.keyset.active.kid not in state.json("seen.json")
+    assert ONE.keyset.active.kid not in state.json("seen.json")["keys"]
     state.disk().reset()
     state.install(ONE, now=NOW).install(revoking, now=NOW + 1)
-    assert state.json("seen.json")[ONE.keyset.active.kid] == {"active": NOW, "revoked": NOW + 1}
+    assert state.json("seen.json")["keys"][ONE.keyset.active.kid] == {"active": NOW, "revoked": NOW + 1}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"x":{"next":1}}', b'{"%s":{"absurd":1}}', b'{"%s":1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"keys":[],"tokens":{},"lifetimes":{}}',
+        b'{"keys":{"x":{"next":1}},"tokens":{},"lifetimes":{}}',
+        b'{"keys":{"%s":{"absurd":1}},"tokens":{},"lifetimes":{}}',
+        b'{"keys":{"%s":1},"tokens":{},"lifetimes":{}}',
+        b'{"keys":{"%s":{"active":1.5}},"tokens":{},"lifetimes":{}}',
+        b'{"keys":{"%s":{"active":1}},"tokens":{"0123":1},"lifetimes":{}}',
+        b'{"keys":{"%s":{"active":1}},"tokens":{},"lifetimes":{"-1":1}}',
+        b'{"keys":{"%s":{"active":1}},"tokens":{},"lifetimes":{"99999999999999999":1}}',
+        b'{"keys":{"%s":{"active":1}},"tokens":{},"lifetimes":{},"rehearsed":"x"}',
+        b'{"keys":{"%s":{"active":1}},"tokens":{},"lifetimes":{},"more":1}',
+    ],
+)
 def test_times_that_are_missing_or_unreadable_begin_now(state: StateDirectory, content: bytes | None) -> None:
     state.install(ONE, now=NOW)
     path = state.path / "seen.json"
@@ -250,10 +269,23 @@ def test_times_that_are_missing_or_unreadable_begin_now(state: StateDirectory, c
     else:
         path.write_bytes(content.replace(b"%s", ONE.keyset.active.kid.encode()))
     state.settle(now=NOW + 99)
-    assert state.json("seen.json") == states(ONE, NOW + 99)
+    assert state.json("seen.json")["keys"] == states(ONE, NOW + 99)
 
 
 # --- confirmed.json, floor.json -----------------------------------------------------------------
+
+
+def test_what_was_done_is_noted_and_survives_the_next_installation(state: StateDirectory) -> None:
+    state.install(ONE, now=NOW)
+    disk = state.disk()
+    assert (disk.notes().republished, disk.notes().rehearsed) == (None, None)
+    disk.note_done(republished=NOW + 1)
+    disk.note_done(rehearsed=NOW + 2)
+    state.install(TWO, now=NOW + 3)
+    notes = disk.notes()
+    assert (notes.republished, notes.rehearsed) == (NOW + 1, NOW + 2)
+    assert notes.tokens == {ONE.token_id: NOW}
+    assert notes.lifetimes == {ONE.keyset.policy.max_lifetime: NOW}
 
 
 def test_a_confirmation_is_kept_as_json(state: StateDirectory) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keydist.adapters.disk.records import parse_confirmation, parse_seen
+from keydist.adapters.disk.records import parse_confirmation, parse_notes
 from keydist.core.accept import Floor
 from keydist.core.envelope import digest, parse_envelope
 from keydist.core.keyset import State
@@ -72,7 +72,7 @@ def _archived(root: Directory, name: str, mode: int) -> Floor | None:
 
 def _revoked(root: Directory) -> frozenset[str]:
     try:
-        seen = parse_seen(root.read("seen.json", most=_MOST) or b"")
+        notes = parse_notes(root.read("seen.json", most=_MOST) or b"")
     except MalformedError:
         return frozenset()
-    return frozenset(kid for kid, states in seen.items() if State.REVOKED.value in states)
+    return frozenset(kid for kid, states in notes.keys.items() if State.REVOKED.value in states)

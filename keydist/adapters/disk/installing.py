@@ -11,11 +11,12 @@ from typing import Final
 from keydist.adapters.disk.archive import PEM, SEALED_FILES, Layout, is_laid_out, render
 from keydist.adapters.disk.posix import Directory, is_temporary
 from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, OVERRIDE, SEEN, live_name, may_seal, read_record
-from keydist.adapters.disk.records import Seen, format_floor, note_seen, parse_seen
+from keydist.adapters.disk.records import format_floor, format_notes, parse_notes
 from keydist.core.accept import Floor, Held
 from keydist.core.floor import raised_floor
 from keydist.core.jwk import public_jwk
 from keydist.core.local import Local
+from keydist.core.notes import Notes, noted
 from keydist.core.strict import serialise
 from keydist.errors import MalformedError
 
@@ -65,20 +66,23 @@ def write_floor(root: Directory, new: Held, earlier: Floor | None) -> None:
 
 def note(root: Directory, new: Held, *, now: int) -> None:
     """Write when each kid was first held in each state."""
-    seen = _seen_due(root, new, now)
-    if seen is not None:
-        root.replace(SEEN, serialise(seen), mode=0o600)
+    notes = _notes_due(root, new, now)
+    if notes is not None:
+        root.replace(SEEN, format_notes(notes), mode=0o600)
 
 
-def _seen_due(root: Directory, held: Held, now: int) -> Seen | None:
-    """Return what seen.json should say, or None where it says so already."""
-    raw = read_record(root, SEEN) or b"{}"
+def read_notes(root: Directory) -> Notes:
+    """Return what was noted; nothing where that is lost."""
     try:
-        seen = parse_seen(raw)
+        return parse_notes(read_record(root, SEEN) or b"")
     except MalformedError:
-        seen = {}
-    fresh = note_seen(seen, held.keyset, now)
-    return None if raw == serialise(fresh) else fresh
+        return Notes()
+
+
+def _notes_due(root: Directory, held: Held, now: int) -> Notes | None:
+    """Return what seen.json should say, or None where it says so already."""
+    fresh = noted(read_notes(root), held, now=now)
+    return None if read_record(root, SEEN) == format_notes(fresh) else fresh
 
 
 # --- what the live keyset leaves behind ---------------------------------------------------------
@@ -190,7 +194,7 @@ def is_undone(root: Directory, layout: Layout, local: Local, held: Held, floor: 
     return (
         must_relay(root, layout, local)
         or floor_is_due(root, floor)
-        or _seen_due(root, held, now) is not None
+        or _notes_due(root, held, now) is not None
         or _has_litter(root, layout)
     )
 

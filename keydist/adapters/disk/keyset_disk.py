@@ -20,6 +20,7 @@ from keydist.adapters.disk.installing import (
     must_relay,
     newest_other,
     note,
+    read_notes,
     swing,
     tidy,
     trim,
@@ -27,11 +28,12 @@ from keydist.adapters.disk.installing import (
 )
 from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.reading import ARCHIVE, CONFIRMED, FLOOR, LIVE, MOST, OVERRIDE, SEEN, load_local, stamp
-from keydist.adapters.disk.records import format_confirmation, format_override
+from keydist.adapters.disk.records import format_confirmation, format_notes, format_override
 from keydist.adapters.disk.system import System
 from keydist.core.accept import Held
 from keydist.core.envelope import digest
 from keydist.core.local import Confirmation, Local
+from keydist.core.notes import Notes
 from keydist.core.strict import b64url_encode
 from keydist.core.token import BootstrapToken
 from keydist.errors import BusyError, ConflictError
@@ -111,6 +113,24 @@ class PosixKeysetDisk:
         """Keep when the epoch was last confirmed; see `KeysetDisk`."""
         with self._locked() as root:
             root.replace(CONFIRMED, format_confirmation(confirmation), mode=0o600)
+
+    def notes(self) -> Notes:
+        """Return what this node noted by its own clock; see `KeysetDisk`."""
+        root = self._open(self._path)
+        if root is None:
+            return Notes()
+        with root:
+            return read_notes(root)
+
+    def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
+        """Keep when this node put its keyset back, or tried a backup out; see `KeysetDisk`."""
+        with self._locked() as root:
+            notes = read_notes(root)
+            fresh = notes._replace(
+                republished=notes.republished if republished is None else republished,
+                rehearsed=notes.rehearsed if rehearsed is None else rehearsed,
+            )
+            root.replace(SEEN, format_notes(fresh), mode=0o600)
 
     def quarantine(self, envelope: bytes) -> None:
         """Keep a refused envelope; see `KeysetDisk`. A node without a state directory keeps none."""

@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from keydist.core.accept import Floor
-from keydist.core.keyset import DIGEST_BYTES, Keyset, State
+from keydist.core.keyset import DIGEST_BYTES, State
 from keydist.core.local import Confirmation
+from keydist.core.notes import Notes
 from keydist.core.plaintext import parse_kid
 from keydist.core.strict import array_of, b64url_encode, exact_members, fixed, integer, is_hex, parse_object, serialise
 from keydist.errors import MalformedError
 
-Seen = dict[str, dict[str, int]]
-"""kid → state → unix seconds at which this node first durably held the kid in that state."""
-
 _MOST: Final = 65_536
+_DIGITS: Final = 16
 
 
 def format_floor(floor: Floor) -> bytes:
@@ -75,22 +74,48 @@ def parse_confirmation(raw: bytes) -> Confirmation:
     )
 
 
-def parse_seen(raw: bytes) -> Seen:
+def format_notes(notes: Notes) -> bytes:
+    """Return seen.json."""
+    done = {"republished": notes.republished, "rehearsed": notes.rehearsed}
+    return serialise(
+        {
+            "keys": {kid: dict(states) for kid, states in notes.keys.items()},
+            "tokens": dict(notes.tokens),
+            "lifetimes": {str(seconds): at for seconds, at in notes.lifetimes.items()},
+        }
+        | {name: at for name, at in done.items() if at is not None}
+    )
+
+
+def parse_notes(raw: bytes) -> Notes:
     """Parse seen.json."""
     value = parse_object(raw, "seen.json")
-    seen: Seen = {}
-    for kid, times in value.items():
-        if not isinstance(times, Mapping) or not times.keys() <= {state.value for state in State}:
+    done = frozenset({"republished", "rehearsed"})
+    exact_members(value, frozenset({"keys", "tokens", "lifetimes"}), done, "seen.json")
+    keys: dict[str, dict[str, int]] = {}
+    for kid, times in _object(value["keys"], "seen.json's keys").items():
+        states = _object(times, "seen.json's keys")
+        if not states.keys() <= {state.value for state in State}:
             raise MalformedError("seen.json names an unknown state", expected="states and times")
-        seen[parse_kid(kid)] = {state: integer(at, "seen") for state, at in times.items()}
-    return seen
+        keys[parse_kid(kid)] = {state: integer(at, "seen") for state, at in states.items()}
+    lifetimes = _object(value["lifetimes"], "seen.json's lifetimes")
+    if not all(text.isascii() and text.isdigit() and len(text) <= _DIGITS for text in lifetimes):
+        raise MalformedError("seen.json names a lifetime that is no number", expected="seconds and times")
+    return Notes(
+        keys=keys,
+        tokens={
+            _hex(token, 10, "token"): integer(at, "seen")
+            for token, at in _object(value["tokens"], "seen.json's tokens").items()
+        },
+        lifetimes={int(text): integer(at, "seen") for text, at in lifetimes.items()},
+        **{name: integer(value[name], name) for name in done if name in value},
+    )
 
 
-def note_seen(seen: Seen, keyset: Keyset, now: int) -> Seen:
-    """Return `seen` with what `keyset` shows first at `now`, and without the kids that it no longer names."""
-    states = {key.kid: key.state.value for key in keyset.keys}
-    states |= {entry.kid: State.REVOKED.value for entry in keyset.revoked}
-    return {kid: {state: now} | seen.get(kid, {}) for kid, state in states.items()}
+def _object(value: object, what: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is not an object", expected="an object")
+    return value
 
 
 def format_sums(files: Mapping[str, bytes]) -> bytes:
