@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from keydist.core.strict import b64url_encode, serialise
+from keydist.core.strict import b64url_decode, b64url_encode, serialise
 
 if TYPE_CHECKING:
     from keydist.core.keyset import Key, Keyset
@@ -26,6 +26,12 @@ def public_jwk(key: Key) -> dict[str, str]:
     return {"kty": members["kty"], "use": "sig", "alg": key.alg, "kid": key.kid} | {
         name: value for name, value in members.items() if name != "kty"
     }
+
+
+def bits_of(key: Key) -> int:
+    """Return the size of an RSA key's modulus in bits; 0 for a signing key of another kind."""
+    modulus = key.public.members.get("n", "")
+    return int.from_bytes(b64url_decode(modulus, "n"), "big").bit_length()
 
 
 def jwk_set(keyset: Keyset) -> dict[str, list[dict[str, str]]]:

@@ -49,6 +49,21 @@ _MAY_BE_ZERO = frozenset({"max_tokens_per_key", "stale_read", "jwks_max_age", "l
 MEMBERS: tuple[str, ...] = tuple(member.name for member in fields(Policy))
 
 
+NEVER_LOWERED: tuple[str, ...] = ("propagation", "max_lifetime", "mint_lease", "leeway", "skew")
+"""What somebody somewhere still counts on: JWTs that live, leases that run, caches that are filled."""
+
+
+def check_policy_change(old: Policy, new: Policy) -> None:
+    """Refuse a change that takes back what was promised. Raises `MalformedError`."""
+    for name in NEVER_LOWERED:
+        if getattr(new, name) < getattr(old, name):
+            raise MalformedError(
+                f"policy.{name} is never lowered: JWTs and leases that it promised still run",
+                expected=f"at least {getattr(old, name)}",
+                found=str(getattr(new, name)),
+            )
+
+
 def parse_policy(value: object) -> Policy:
     """Parse the `policy` member of a keyset. Raises `MalformedError`."""
     if not isinstance(value, Mapping):

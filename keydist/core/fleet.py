@@ -1,0 +1,133 @@
+"""The fleet as one reader sees it: which nodes live, what they hold, and what is wrong with them.
+
+A node lives while its counter was seen to rise within three of its heartbeats, by the reader's own clock, and it does
+not say that it leaves; the first sight counts. No time of another machine is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from keydist.core.accept import Held
+    from keydist.core.record import Record
+
+HEARTBEATS: Final = 3
+
+
+class Sighting(NamedTuple):
+    """The last record of one instance, and when its counter was last seen to rise (the reader's monotonic seconds)."""
+
+    record: Record
+    rose: float
+
+
+Who = tuple[str, str, str]
+"""A node's name, its instance and its machine."""
+
+Fleet = Mapping[Who, Sighting]
+"""Every instance that was seen, by who it is."""
+
+
+class NodeState(StrEnum):
+    """How a node stands, worst last."""
+
+    CURRENT = "current"
+    LEAVING = "left"
+    BEHIND = "behind"
+    AHEAD = "ahead"
+    OLD_TOKEN = "old token"  # noqa: S105 - a state, not a secret
+    ALARMED = "alarmed"
+    SILENT = "silent"
+    DOUBLE = "double"
+    FORKED = "forked"
+
+
+def sighted(fleet: Fleet, record: Record, *, now: float) -> Fleet:
+    """Return the fleet after a record was read at `now`; one that is repeated or late changes nothing."""
+    who = (record.node, record.instance, record.machine)
+    before = fleet.get(who)
+    if before is not None and record.counter <= before.record.counter:
+        return fleet
+    return {**fleet, who: Sighting(record=record, rose=now)}
+
+
+def forgotten(fleet: Fleet, *, now: float, after: float) -> Fleet:
+    """Return the fleet without who was not heard of for `after` seconds."""
+    return {who: seen for who, seen in fleet.items() if now - seen.rose <= after}
+
+
+def is_live(seen: Sighting, *, now: float) -> bool:
+    """Tell whether a node lives."""
+    return not seen.record.leaving and now - seen.rose <= HEARTBEATS * seen.record.heartbeat
+
+
+def live(fleet: Fleet, *, now: float) -> tuple[Record, ...]:
+    """Return the records of the nodes that live, by name; a name with two instances stands twice."""
+    return tuple(seen.record for _, seen in sorted(fleet.items()) if is_live(seen, now=now))
+
+
+def doubled(records: Collection[Record]) -> frozenset[str]:
+    """Return the names under which more than one instance lives."""
+    names = [record.node for record in records]
+    return frozenset(name for name in names if names.count(name) > 1)
+
+
+def lacking(held: Held, records: Collection[Record]) -> tuple[str, ...]:
+    """Return the names of the nodes that do not say that they hold exactly `held`, sorted."""
+    return tuple(sorted({record.node for record in records if not holds(record, held)}))
+
+
+def holds(record: Record, held: Held) -> bool:
+    """Tell whether a node says that it uses exactly this keyset."""
+    keyset = held.keyset
+    return (record.lineage, record.epoch, record.digest) == (keyset.lineage, keyset.epoch, held.digest)
+
+
+def ahead(held: Held, records: Collection[Record]) -> tuple[Record, ...]:
+    """Return the records that show a later epoch than `held`, or another lineage."""
+    keyset = held.keyset
+    return tuple(record for record in records if record.epoch > keyset.epoch or record.lineage != keyset.lineage)
+
+
+class NodeView(NamedTuple):
+    """One row of the fleet: a node's last record, seconds since its counter rose, and how it stands."""
+
+    record: Record
+    age: float
+    state: NodeState
+
+
+def view(fleet: Fleet, held: Held, *, now: float) -> tuple[NodeView, ...]:
+    """Return every instance that was seen, measured by the keyset `held`."""
+    twice = doubled(live(fleet, now=now))
+    return tuple(_views(fleet, held, twice, now=now))
+
+
+def _views(fleet: Fleet, held: Held, twice: frozenset[str], *, now: float) -> Iterator[NodeView]:
+    for _, seen in sorted(fleet.items()):
+        state = _state(seen, held, twice, now=now)
+        yield NodeView(record=seen.record, age=now - seen.rose, state=state)
+
+
+def _state(seen: Sighting, held: Held, twice: frozenset[str], *, now: float) -> NodeState:  # noqa: PLR0911 - a table
+    record, keyset = seen.record, held.keyset
+    if record.leaving:
+        return NodeState.LEAVING
+    if not is_live(seen, now=now):
+        return NodeState.SILENT
+    if record.node in twice:
+        return NodeState.DOUBLE
+    if record.lineage != keyset.lineage or (record.epoch == keyset.epoch and record.digest != held.digest):
+        return NodeState.FORKED
+    if record.epoch > keyset.epoch:
+        return NodeState.AHEAD
+    if record.token != held.token_id:
+        return NodeState.OLD_TOKEN
+    if record.epoch < keyset.epoch:
+        return NodeState.BEHIND
+    return NodeState.ALARMED if record.alarms else NodeState.CURRENT
