@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from keydist.adapters.config_layers import DEFAULT_PATH, TLS, Settled, settle
 from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, json_schema
 from keydist.core.policy import Policy
 from keydist.errors import ConfigError, MalformedError
+
+if TYPE_CHECKING:
+    from keydist.adapters.config_hooks import Hook
 
 __all__ = ["DEFAULT_PATH", "Config", "KeyConfig", "NatsConfig", "TlsConfig", "describe", "json_schema", "load_config"]
 
@@ -71,7 +74,9 @@ class Config(NamedTuple):
     policy: Policy
     lineage: str | None
     heartbeat: int
-    hooks: tuple[Mapping[str, object], ...]
+    resync: int
+    rehearse_every: int
+    hooks: tuple[Hook, ...]
 
 
 def load_config(path: str | None, *, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Config:
@@ -89,6 +94,7 @@ def describe(
     settled = settle(path, environ, overrides)
     config = _build(settled)
     values = settled.values | {"node": config.node, "key.bits": config.key.bits, TLS: config.nats.tls is not None}
+    values["hooks"] = [hook.as_mapping() for hook in config.hooks]
     names = [field.name for field in FIELDS]
     names.insert(names.index(f"{TLS}.ca_file"), TLS)
     return [(name, values[name], settled.sources.get(name, "default")) for name in names]

@@ -143,13 +143,14 @@ def _check_variable(name: str) -> None:
     if any(mark in f"{name}_" for mark in _SERVICE_LINKS):
         return
     known = {variable.removeprefix(_PREFIX): variable for variable in (*_VARIABLES, *_READ_ELSEWHERE)}
-    near = _nearest(name.removeprefix(_PREFIX), known, cutoff=0.8)
+    near = nearest(name.removeprefix(_PREFIX), known, cutoff=0.8)
     if near or name.startswith(_OWN_VARIABLES):
         fix = f"did you mean {known[near]}?" if near else "unset it; `keydist config show` lists the names"
         raise ConfigError(f"unknown environment variable {printable(name)}", fix=fix)
 
 
-def _nearest(name: str, known: Iterable[str], *, cutoff: float) -> str | None:
+def nearest(name: str, known: Iterable[str], *, cutoff: float) -> str | None:
+    """Return the known name that was most likely meant, if any is near."""
     import difflib  # noqa: PLC0415 - 3 ms, and only for a name that is not known
 
     return next(iter(difflib.get_close_matches(name[:_MAX_GUESSED], known, n=1, cutoff=cutoff)), None)
@@ -161,8 +162,8 @@ def _unknown(name: str, place: str) -> ConfigError:
     known = (*_BY_NAME, *SECTIONS)
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
     near = next((other for other in known if other.rpartition(".")[2] == leaf), None) or POLICY_NAMES.get(leaf)
-    near = near or beside.get(_nearest(leaf, beside, cutoff=0.6) or "")
-    near = near or _nearest(name, [other for other in known if not name.startswith(f"{other}.")], cutoff=0.7)
+    near = near or beside.get(nearest(leaf, beside, cutoff=0.6) or "")
+    near = near or nearest(name, [other for other in known if not name.startswith(f"{other}.")], cutoff=0.7)
     fix = f"did you mean {near}?" if near else f"the keys known here are {', '.join(beside)}"
     if name in known:
         fix = "write it nested, one level for each dot"

@@ -25,7 +25,7 @@ _LOOPBACK: Final = r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"
 _SECRETS: Final = r"kdt1_[0-9a-z_]{50}|(?<![A-Z2-7])S[A-Z2-7]{57}(?![A-Z2-7])|-----BEGIN"
 """A bootstrap token, an NKEY seed, PEM or a NATS credentials file."""
 _MAX_PORT: Final = 65_535
-_MAX_TEXT: Final = 4_096
+MAX_TEXT: Final = 4_096
 
 
 class Shape(NamedTuple):
@@ -57,7 +57,8 @@ def shown(text: str) -> str:
     return "text that is not shown" if any(mark in text for mark in "@?#") else ascii(text[:64])
 
 
-def _text(value: object, expected: str) -> str:
+def text_of(value: object, expected: str) -> str:
+    """Return a value that is text, and not what looks like a secret. Raises `ConfigError`."""
     if not isinstance(value, str):
         bare = isinstance(value, int)  # booleans too
         fix = "put it in quotes: bare yes, no, on, off and numbers are not text in YAML" if bare else ""
@@ -74,7 +75,7 @@ def _text(value: object, expected: str) -> str:
 
 def _pattern(pattern: str, expected: str, *, most: int) -> Shape:
     def parse(value: object) -> str:
-        text = _text(value, expected)
+        text = text_of(value, expected)
         if len(text) > most or not re.fullmatch(pattern, text):
             raise ConfigError("is not well formed", expected=expected, found=shown(text))
         return text
@@ -84,7 +85,7 @@ def _pattern(pattern: str, expected: str, *, most: int) -> Shape:
 
 def _choice(*names: str) -> Shape:
     def parse(value: object) -> str:
-        text = _text(value, " or ".join(names))
+        text = text_of(value, " or ".join(names))
         if text not in names:
             raise ConfigError("is not one of the known ones", expected=" or ".join(names), found=shown(text))
         return text
@@ -116,7 +117,8 @@ def _integer(*known: int) -> Shape:
     return Shape(parse, {"type": "integer", **limits}, _number_from_text)
 
 
-def _duration(least: int = 0, most: int = MAX_INT) -> Shape:
+def duration_shape(least: int = 0, most: int = MAX_INT) -> Shape:
+    """Return the shape of a duration in seconds, between two bounds."""
     bounds = [duration.format_duration(bound) for bound in (least, most)]
     expected = f"at least {bounds[0]}" if most == MAX_INT else f"{bounds[0]} to {bounds[1]}"
 
@@ -132,8 +134,8 @@ def _duration(least: int = 0, most: int = MAX_INT) -> Shape:
 
 def _parse_path(value: object) -> str:
     expected = "the path of a file or directory"
-    text = _text(value, expected)
-    if not 0 < len(text) <= _MAX_TEXT or not text.isprintable() or text != text.strip():
+    text = text_of(value, expected)
+    if not 0 < len(text) <= MAX_TEXT or not text.isprintable() or text != text.strip():
         raise ConfigError("is not a path", expected=expected, found=shown(text))
     if text[0] in "~$":
         raise ConfigError("is not expanded", expected=expected, found=shown(text), fix="write it out in full")
@@ -147,8 +149,8 @@ def _check_port(port: str | None, expected: str) -> None:
 
 def _parse_issuer(value: object) -> str:
     expected = "an https:// address without query or fragment (http:// only for this machine's own loopback)"
-    text = _text(value, expected)
-    match = re.fullmatch(_ISSUER, text) if len(text) <= _MAX_TEXT else None
+    text = text_of(value, expected)
+    match = re.fullmatch(_ISSUER, text) if len(text) <= MAX_TEXT else None
     if match is None or (match[1] == "http" and not re.fullmatch(_LOOPBACK, match[2])):
         raise ConfigError("is not an address to publish under", expected=expected, found=shown(text))
     _check_port(match[3], expected)
@@ -162,8 +164,8 @@ def _parse_servers(value: object) -> tuple[str, ...]:
         fix = "write it as a list, in square brackets" if isinstance(value, str) else ""
         raise ConfigError("is not a list of servers", expected=expected, found=found, fix=fix)
     for server in value:
-        text = _text(server, expected)
-        match = re.fullmatch(_SERVER, text) if len(text) <= _MAX_TEXT else None
+        text = text_of(server, expected)
+        match = re.fullmatch(_SERVER, text) if len(text) <= MAX_TEXT else None
         if match is None:
             raise ConfigError("has a server that is not well formed", expected=expected, found=shown(text))
         _check_port(match[3], expected)
@@ -174,18 +176,18 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _parse_hooks(value: object) -> tuple[Mapping[str, object], ...]:
-    if not isinstance(value, list) or not all(isinstance(hook, dict) for hook in value):
-        found = "a list with something else in it" if isinstance(value, list) else kind_of(value)
-        raise ConfigError("is not a list of mappings", expected="a list of mappings, in the file", found=found)
-    return tuple(value)
+def _parse_hooks(value: object) -> object:
+    if value == []:
+        return ()
+    from keydist.adapters.config_hooks import parse_hooks  # noqa: PLC0415 - most nodes have none
+
+    return parse_hooks(value)
 
 
-PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": _MAX_TEXT})
-_ISSUER_URL: Final = Shape(_parse_issuer, {"type": "string", "pattern": f"^{_ISSUER}$", "maxLength": _MAX_TEXT})
+PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
+_ISSUER_URL: Final = Shape(_parse_issuer, {"type": "string", "pattern": f"^{_ISSUER}$", "maxLength": MAX_TEXT})
 _SERVER_LIST: Final = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": f"^{_SERVER}$"}}
 _SERVERS: Final = Shape(_parse_servers, _SERVER_LIST, _split)
-_HOOK_LIST: Final = {"type": "array", "items": {"type": "object"}}
 _CLUSTER: Final = _pattern("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, dots, - and _", most=64)
 _NODE: Final = _pattern("[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - and _ (no dots)", most=64)
 _BUCKET: Final = _pattern("[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - and _", most=64)
@@ -195,7 +197,7 @@ _ENTRY: Final = _pattern(
     r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*", "letters, digits, - _ = / and single dots between them", most=250
 )
 _LINEAGE: Final = _pattern("[0-9a-f]{32}", "32 lower-case hex digits", most=32)
-_TIME: Final = _duration()
+_TIME: Final = duration_shape()
 
 SECTIONS: Final[Mapping[str, str]] = {
     "nats": "How the store is reached, and where in it the keyset stands.",
@@ -242,16 +244,20 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("nats.tls.key_file", PATH, None, "The private key of cert_file."),
     Field("key.alg", _choice("RS256", "PS256", "ES256", "EdDSA"), "RS256", "The algorithm of signing keys."),
     Field("key.bits", _integer(2048, 3072, 4096), 3072, "The size of RSA keys; only for RS256 and PS256."),
-    Field("bootstrap.timeout", _duration(0, 86_400), 30, "How long bootstrap waits for a keyset; 0s tries once."),
+    Field("bootstrap.timeout", duration_shape(0, 86_400), 30, "How long bootstrap waits for a keyset; 0s tries once."),
     *(Field(name, shape, getattr(Policy(), member), about) for member, (name, shape, about) in _POLICY.items()),
     Field("lineage", _LINEAGE, None, "Pins the lineage, and forbids to generate one.", nullable=True),
-    Field("heartbeat", _duration(1, 3_600), 30, "How often a node writes its record."),
-    Field("hooks", Shape(_parse_hooks, _HOOK_LIST), (), "What runs when the key changes.", nullable=True),
+    Field("heartbeat", duration_shape(1, 3_600), 30, "How often a node writes its record."),
+    Field("resync", duration_shape(1, 3_600), 45, "The mean pause between looks at the store beside its notices."),
+    Field("rehearse_every", _TIME, 2_592_000, "How old the last rehearsal of a backup may be; 0s for never asking."),
+    Field("hooks", Shape(_parse_hooks, {"type": "array"}), (), "What runs when the key changes.", nullable=True),
 )
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the configuration file."""
+    from keydist.adapters.config_hooks import MAX_HOOKS, hook_schema  # noqa: PLC0415 - no start needs it
+
     root = _object("The configuration file of keydist.")
     sections = {"": root}
     for path, about in SECTIONS.items():
@@ -261,6 +267,7 @@ def json_schema() -> dict[str, Any]:
         section, _, leaf = field.name.rpartition(".")
         sections[section]["properties"][leaf] = _leaf(field)
     sections["nats.tls"]["dependentRequired"] = {"cert_file": ["key_file"], "key_file": ["cert_file"]}
+    root["properties"]["hooks"] |= {"maxItems": MAX_HOOKS, "items": hook_schema()}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "keydist.yaml"}
     return {**head, **root, "required": ["cluster"]}
 

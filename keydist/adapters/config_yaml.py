@@ -1,8 +1,8 @@
 """Read one small YAML file strictly: no aliases, tags, merge keys or duplicate keys, and no guessing of types.
 
 The values are built from the parser's events, so that nothing is expanded and no constructor runs. Bare scalars
-keep the types of YAML 1.1 (`no` is a boolean), but numbers in another base, fractions and dates are refused: each
-is a surprise where a name was meant. Errors give line and column, and never what stands there.
+keep the types of YAML 1.1 (`no` is a boolean; as a key, a name), but numbers in another base, fractions and dates
+are refused: each is a surprise where a name was meant. Errors give line and column, and never what stands there.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Document:
         members: dict[str, object] = {}
         while not self.loader.check_event(yaml.MappingEndEvent):
             event = self.loader.peek_event()
-            key = self._value(f"a key of {name}", depth=depth + 1)
+            key = self._key(name, depth=depth + 1)
             if not isinstance(key, str):
                 raise self._refused(event, f"a key of {name} is not text", "put the key in quotes")
             if key in members:
@@ -133,6 +133,12 @@ class _Document:
             members[key] = self._value(label, depth=depth + 1)
         self.loader.get_event()
         return members
+
+    def _key(self, name: str, *, depth: int) -> object:
+        event = self.loader.peek_event()
+        key = self._value(f"a key of {name}", depth=depth)
+        # A bare `on` is a boolean to YAML 1.1, but as a key it can only be meant as the name.
+        return event.value if isinstance(key, bool) else key
 
     def _scalar(self, event: yaml.ScalarEvent, name: str) -> object:
         text: str = event.value

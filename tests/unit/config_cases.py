@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keydist.adapters.config import Config, TlsConfig, load_config
+from keydist.adapters.config_hooks import Hook
 from keydist.adapters.config_schema import POLICY_NAMES
 
 TOKEN = "kdt1_0123456789_" + "a" * 52 + "_89abcdef"
@@ -32,7 +33,11 @@ rotation: {every: 2w, max_tokens_per_key: 1000}
 policy: {propagation: 30m, skew: 10}
 lineage: 00112233445566778899aabbccddeeff
 heartbeat: 15s
-hooks: [{run: [systemctl, reload, app], "on": true, retries: 3, quiet: null, sign: -1}]
+resync: 20s
+rehearse_every: 1w
+hooks:
+- {run: [/usr/local/bin/reload, --now, ""], "on": jwks, timeout: 1m, retries: 0}
+- {signal: HUP, unit: nginx.service}
 """
 
 
@@ -52,6 +57,7 @@ def value_of(config: Config, name: str) -> object:
     return value
 
 
+_SIGNALLED = Hook(on="key", signal="USR1", unit="a@b:c\\x2d.service", timeout=1)
 GOOD = [
     ("node: Node_1-b", "node", "Node_1-b"),
     ("issuer: http://127.0.0.1:8080/keys", "issuer", "http://127.0.0.1:8080/keys"),
@@ -60,6 +66,13 @@ GOOD = [
     ("issuer:", "issuer", None),
     ("lineage:", "lineage", None),
     ("hooks:", "hooks", ()),
+    ("hooks: []", "hooks", ()),
+    ("hooks: [{run: [/bin/true]}]", "hooks", (Hook(on="key", run=("/bin/true",)),)),
+    ('hooks: [{run: ["/a b", "é\\n"]}]', "hooks", (Hook(on="key", run=("/a b", "é\n")),)),
+    ("hooks: [{signal: USR1, unit: 'a@b:c\\x2d.service', timeout: 1}]", "hooks", (_SIGNALLED,)),
+    ("hooks: [{run: [/a]}, {run: [/a], 'on': jwks}]", "hooks", (Hook("key", ("/a",)), Hook("jwks", ("/a",)))),
+    ("resync: 1", "resync", 1),
+    ("rehearse_every: 0", "rehearse_every", 0),
     ("nats:", "nats.bucket", "keydist"),
     ("policy: {}", "policy.leeway", 60),
     ("nats: {tls: {}}", "nats.tls", TlsConfig()),
@@ -131,6 +144,33 @@ BAD = [
     ("lineage: ABCDEF00112233445566778899aabbcc", "lineage is not well formed"),
     ("hooks: {run: x}", "hooks is not a list of mappings .*found a mapping"),
     ("hooks: [x]", "hooks is not a list of mappings .*with something else"),
+    ("hooks: [{rnu: [/a]}]", r"hooks entry 1: unknown key rnu; did you mean run\?"),
+    ("hooks: [{run: [/a]}, {zzz: 1, run: [/b]}]", "hooks entry 2: unknown key zzz; the keys known here are on, run,"),
+    ("hooks: [{}]", "hooks entry 1: not one thing to do .*either run, or signal and unit"),
+    ("hooks: [{run: [/a], signal: HUP, unit: a.service}]", "hooks entry 1: not one thing to do"),
+    ("hooks: [{run: [/a], unit: a.service}]", "hooks entry 1: not one thing to do"),
+    ("hooks: [{signal: HUP}]", "hooks entry 1: signal and unit go together"),
+    ("hooks: [{unit: a.service}]", "hooks entry 1: signal and unit go together"),
+    ("hooks: [{run: }]", "hooks entry 1: run is empty"),
+    ("hooks: [{run: /a}]", "hooks entry 1: run is not a list of arguments .*found text.*no shell"),
+    ("hooks: [{run: []}]", "hooks entry 1: run is not a list of arguments .*found a list of 0"),
+    (f"hooks: [{{run: [{', '.join(['/a'] * 65)}]}}]", "run is not a list of arguments .*found a list of 65"),
+    ("hooks: [{run: [a]}]", "hooks entry 1: run does not start with a program .*absolute path"),
+    ("hooks: [{run: [/usr/bin/]}]", "hooks entry 1: run does not start with a program"),
+    ("hooks: [{run: [/a, 1]}]", "hooks entry 1: run is not text .*found an integer"),
+    ('hooks: [{run: [/a, "b\\0"]}]', r"hooks entry 1: run has an impossible argument .*found 'b\\x00'"),
+    ("hooks: [{signal: KILL, unit: a.service}]", "entry 1: signal is not one .*HUP, USR1, USR2 or TERM.*'KILL'"),
+    ("hooks: [{signal: HUP, unit: a.socket}]", "entry 1: unit is not the name of a service .*found 'a.socket'"),
+    ("hooks: [{signal: HUP, unit: -a.service}]", "entry 1: unit is not the name of a service"),
+    ("hooks: [{signal: HUP, unit: a/b.service}]", "entry 1: unit is not the name of a service"),
+    (f"hooks: [{{signal: HUP, unit: {'a' * 249}.service}}]", "entry 1: unit is not the name of a service"),
+    ("hooks: [{run: [/a], 'on': jwk}]", "entry 1: on is not one of the known ones .*key or jwks"),
+    ("hooks: [{run: [/a], timeout: 0}]", "entry 1: timeout is out of range .*1s to 1h"),
+    ("hooks: [{run: [/a], retries: 11}]", "entry 1: retries is out of range .*0 to 10"),
+    ("hooks: [{run: [/a], retries: true}]", "entry 1: retries is not an integer .*found a boolean"),
+    (f"hooks: [{', '.join(f'{{run: [/{n}]}}' for n in range(33))}]", "hooks has too many entries .*at most 32"),
+    ("resync: 0", "resync is out of range .*1s to 1h"),
+    ("rehearse_every: -1", "rehearse_every is out of range"),
     ("state_dir: ''", "state_dir is not a path"),
 ]
 # These the loader alone can tell.
@@ -147,6 +187,8 @@ BAD_FOR_THE_LOADER = [
     ("nats: {creds_file: /c, nkey_file: /n}", "exclude each other"),
     ("nats: {bucket: keydist-nodes}", "bucket is that of the node records"),
     (f"nats: {{bucket: {'b' * 64}, entry: {'e' * 190}}}", "at most 256 characters, found 258 characters"),
+    ("hooks: [{run: [/a]}, {run: [/a], timeout: 1m, retries: 0}]", "entry 2 does what an earlier one does"),
+    ("hooks: [{run: [/a], timeout: 2h}]", "entry 1: timeout is out of range .*found 7200s"),
     ("key: {alg: ES256, bits: 3072}", "key.bits is only for RSA .*remove key.bits"),
     ("policy: {propagation: 60}", r"policy.propagation is too short \(expected at least .* = 480, found 60\)"),
     ("policy: {freshness: 0}", "policy.freshness is not an integer in range"),
@@ -161,6 +203,8 @@ SECRETS = [
     ("nats: {{creds_file: 'nats://me:{}@nats'}}", "hunter2"),
     ("nats: {{servers: 'nats://me:{}@nats'}}", "hunter2"),
     ("nats: '{}'", "hunter2"),
+    ("hooks: [{{run: [/a, 'https://me:{}@x']}}]", "hunter2"),
+    ("hooks: [{{run: [/a, --token, {}]}}]", TOKEN),
     ("issuer: https://me:{}@x", "hunter2"),
     ("issuer: https://x/?token={}", "hunter2"),
     ("node: 'me@{}'", "hunter2"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 import yaml
 
 from keydist.adapters import config_layers
-from keydist.adapters.config import MAX_LOCATION, Config, NatsConfig, TlsConfig, json_schema
+from keydist.adapters.config import MAX_LOCATION, Config, NatsConfig, TlsConfig, describe, json_schema
+from keydist.adapters.config_hooks import Hook, parse_hooks
 from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, SECTIONS, kind_of
 from keydist.core import crypto, envelope
 from keydist.core.policy import MEMBERS, Policy
@@ -45,9 +48,45 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         policy=Policy(propagation=1800, skew=10, rotate_every=1_209_600, max_tokens_per_key=1000),
         lineage="00112233445566778899aabbccddeeff",
         heartbeat=15,
-        hooks=({"run": ["systemctl", "reload", "app"], "on": True, "retries": 3, "quiet": None, "sign": -1},),
+        resync=20,
+        rehearse_every=604_800,
+        hooks=(
+            Hook(on="jwks", run=("/usr/local/bin/reload", "--now", ""), timeout=60, retries=0),
+            Hook(on="key", signal="HUP", unit="nginx.service", timeout=30, retries=3),
+        ),
     )
     assert (config.key.alg, config.key.bits) == ("PS256", 4096)
+
+
+def test_a_bare_on_is_the_name_of_a_member(tmp_path: Path) -> None:
+    assert load(tmp_path, "cluster: c\nhooks: [{on: jwks, run: [/a]}]").hooks == (Hook(on="jwks", run=("/a",)),)
+    with pytest.raises(ConfigError, match=r"key on stands twice in hooks\[0\]"):
+        load(tmp_path, "cluster: c\nhooks: [{on: jwks, 'on': key, run: [/a]}]")
+
+
+def test_hooks_are_shown_as_the_file_has_them(tmp_path: Path) -> None:
+    config = load(tmp_path, FULL)
+    rows = {name: value for name, value, _ in describe(str(tmp_path / "keydist.yaml"), environ={}, overrides={})}
+    assert rows["hooks"] == [
+        {"on": "jwks", "run": ["/usr/local/bin/reload", "--now", ""], "timeout": "1m", "retries": 0},
+        {"on": "key", "signal": "HUP", "unit": "nginx.service", "timeout": "30s", "retries": 3},
+    ]
+    assert parse_hooks(rows["hooks"]) == config.hooks
+
+
+@pytest.mark.parametrize("argument", ["\ud800", "\0", "x" * 4097])
+def test_an_argument_that_no_process_can_be_given_is_refused(argument: str) -> None:
+    with pytest.raises(ConfigError, match="entry 1: run has an impossible argument"):
+        parse_hooks([{"run": ["/a", argument]}])
+
+
+def test_a_configuration_without_hooks_does_not_load_their_parser(tmp_path: Path) -> None:
+    load(tmp_path, "cluster: c")
+    program = (
+        "import sys; from keydist.adapters.config import load_config as l; l(sys.argv[1], environ={}, overrides={})"
+    )
+    program += "; sys.exit('keydist.adapters.config_hooks' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "keydist.yaml")], check=False).returncode == 0
 
 
 def test_the_cluster_alone_is_enough(tmp_path: Path) -> None:
@@ -102,10 +141,11 @@ def violations(schema: Mapping[str, Any], value: object) -> Iterator[str]:
     elif isinstance(value, dict) and "properties" in schema:
         yield from violations_of_members(schema, value)
     elif isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            yield "minItems"
-        for item in value:
-            yield from violations(schema["items"], item)
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            yield "items"
+        first = schema.get("prefixItems", [])
+        for item, rule in zip(value, [*first, *[schema["items"]] * len(value)], strict=False):
+            yield from violations(rule, item)
     elif value is not None:
         yield from violations_of_scalar(schema, value)
 
@@ -125,6 +165,8 @@ def violations_of_members(schema: Mapping[str, Any], value: Mapping[str, object]
     yield from value.keys() - schema["properties"].keys()
     yield from set(schema.get("required", ())) - value.keys()
     yield from {need for key in value for need in schema.get("dependentRequired", {}).get(key, ())} - value.keys()
+    if sum(set(one["required"]) <= value.keys() for one in schema.get("oneOf", [{"required": ()}])) != 1:
+        yield "oneOf"
     for name in value.keys() & schema["properties"].keys():
         yield from violations(schema["properties"][name], value[name])
 

@@ -34,7 +34,7 @@ SYNTAX = [
     ("heartbeat: 010", "heartbeat is a number in another base"),
     ("heartbeat: " + "9" * 5000, "heartbeat is a number in another base"),
     ("cluster: =", "cluster is a sign to YAML"),
-    ("on: x", "a key of the document is not text; put the key in quotes"),
+    ("12: x", "a key of the document is not text; put the key in quotes"),
     ("[a]: x", "a key of the document is not text"),
     ("hooks: " + "[" * 30 + "]" * 30, "nested too deeply"),
     ("hooks: " + "[" * 60_000, "nested too deeply"),
