@@ -141,6 +141,20 @@ class RefusedOverwriteError(TrustError):
     code = "refused-overwrite"
 
 
+class InvalidJwtError(TrustError):
+    """A JWT must not be believed; `reason` is one word of the list in `keydist.core.jws`."""
+
+    code = "invalid-jwt"
+
+    def __init__(self, message: str, *, reason: str, expected: str = "", found: str = "", fix: str = "") -> None:
+        super().__init__(message, expected=expected, found=found, fix=fix)
+        self.reason = reason
+
+    def as_json(self) -> dict[str, str]:
+        """Return the members that a program reads, the reason among them."""
+        return super().as_json() | {"reason": self.reason}
+
+
 # --- transient: trying again may help -----------------------------------------------------------
 
 
@@ -184,6 +198,18 @@ class ClockBehindError(TransientError):
     """The clock of this machine shows a time before one that this node has kept."""
 
     code = "clock-behind"
+
+
+class LeaseExpiredError(TransientError):
+    """The epoch of this node was last confirmed too long ago to mint under it."""
+
+    code = "lease-expired"
+
+
+class UnavailableError(TransientError):
+    """What was asked cannot be told here and now: neither yes nor no."""
+
+    code = "unavailable"
 
 
 class BucketMissingError(TransientError):

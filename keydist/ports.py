@@ -101,6 +101,10 @@ class KeysetDisk(Protocol):
         """Return what is there, without changing anything. `tokens` open a sealed keyset."""
         ...
 
+    def mark(self) -> object:
+        """Return what differs, by `==`, after every installation, confirmation or reset. Cheap; raises nothing."""
+        ...
+
     def install(self, new: Held, *, based_on: Local, now: int) -> None:
         """Make `new` the live keyset, durably, then raise the floor.
 
@@ -135,6 +139,18 @@ class KeysetDisk(Protocol):
 
     def reset(self) -> bool:
         """Forget everything; tell whether there was anything."""
+        ...
+
+
+class Mints(Protocol):
+    """Where it is counted what this process minted. Never raises: no JWT fails because of it."""
+
+    def minted(self, kid: str, expires: int) -> None:
+        """Count one JWT under `kid` that expires at a unix second."""
+        ...
+
+    def close(self) -> None:
+        """Keep what was counted."""
         ...
 
 

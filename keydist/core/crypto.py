@@ -153,12 +153,7 @@ def public_of_private(pkcs8: bytes, alg: str, *, validate: bool) -> PublicPart:
 
 def public_of_spki(spki: bytes, alg: str) -> PublicPart:
     """Check a SubjectPublicKeyInfo (DER, one encoding) for `alg`. Raises `MalformedError`."""
-    try:
-        key = load_der_public_key(spki)
-    except _UNREADABLE:
-        raise MalformedError("a public key cannot be read", expected="SubjectPublicKeyInfo in DER") from None
-    if not isinstance(key, PublicKey):
-        raise MalformedError("a public key has an unsupported type", expected="RSA, P-256 or Ed25519")
+    key = load_public(spki)
     part = _public_part(key, alg)
     if part.spki != spki:
         raise MalformedError("a public key is not in its one encoding", expected="SubjectPublicKeyInfo in DER")
@@ -178,19 +173,30 @@ def sign(private: PrivateKey, alg: str, message: bytes) -> bytes:
     return private.sign(message)
 
 
-def verify(spki: bytes, alg: str, message: bytes, signature: bytes) -> bool:
-    """Tell whether a JWS signature is `alg`'s over `message`, for a public key in SubjectPublicKeyInfo (DER)."""
-    public = load_der_public_key(spki)
+def load_public(spki: bytes) -> PublicKey:
+    """Load a SubjectPublicKeyInfo (DER); `public_of_spki` also checks it. Raises `MalformedError`."""
     try:
-        if alg in RSA_ALGS and isinstance(public, rsa.RSAPublicKey):
-            public.verify(signature, message, _rsa_padding(alg), SHA256())
-        elif alg == "ES256" and isinstance(public, ec.EllipticCurvePublicKey):
+        key = load_der_public_key(spki)
+    except _UNREADABLE:
+        raise MalformedError("a public key cannot be read", expected="SubjectPublicKeyInfo in DER") from None
+    if not isinstance(key, PublicKey):
+        raise MalformedError("a public key has an unsupported type", expected="RSA, P-256 or Ed25519")
+    return key
+
+
+def verify(public: PublicKey | bytes, alg: str, message: bytes, signature: bytes) -> bool:
+    """Tell whether a JWS signature is `alg`'s over `message`, for a loaded public key or its SubjectPublicKeyInfo."""
+    key = load_der_public_key(public) if isinstance(public, bytes) else public
+    try:
+        if alg in RSA_ALGS and isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, _rsa_padding(alg), SHA256())
+        elif alg == "ES256" and isinstance(key, ec.EllipticCurvePublicKey):
             if len(signature) != 2 * _P256_BYTES:
                 return False
             r, s = (int.from_bytes(part, "big") for part in (signature[:_P256_BYTES], signature[_P256_BYTES:]))
-            public.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
-        elif alg == "EdDSA" and isinstance(public, ed25519.Ed25519PublicKey):
-            public.verify(signature, message)
+            key.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
+        elif alg == "EdDSA" and isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, message)
         else:
             return False
     except InvalidSignature:

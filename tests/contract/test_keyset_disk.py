@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,22 @@ def test_confirming_is_no_installation(open_disk: Open) -> None:
     open_disk().confirm(Confirmation(epoch=1, digest=ONE.digest, at=NOW))
     open_disk().install(TWO, based_on=before, now=NOW)
     assert load(open_disk).held == TWO
+
+
+def test_the_mark_differs_after_every_change_and_only_then(open_disk: Open) -> None:
+    marks = [open_disk().mark()]
+    for held in (ONE, TWO):
+        install(open_disk, held)
+        marks.append(open_disk().mark())
+        open_disk().confirm(Confirmation(epoch=held.keyset.epoch, digest=held.digest, at=NOW))
+        marks.append(open_disk().mark())
+        load(open_disk)
+        assert open_disk().mark() == marks[-1]
+    open_disk().override(OTHER_SIDE, based_on=load(open_disk), now=NOW)
+    marks.append(open_disk().mark())
+    open_disk().reset()
+    marks.append(open_disk().mark())
+    assert all(before != after for before, after in pairwise(marks))
 
 
 def test_what_is_refused_disturbs_nothing(open_disk: Open) -> None:

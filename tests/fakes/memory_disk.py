@@ -32,6 +32,7 @@ class MemoryFolder:
     """The live keyset does not match its checksums."""
     changes: int = 0
     """How often something was installed or forgotten: what a stamp is made of."""
+    confirmations: int = 0
 
 
 class MemoryKeysetDisk:
@@ -71,6 +72,9 @@ class MemoryKeysetDisk:
             stamp=stamp,
         )
 
+    def mark(self) -> object:
+        return self.folder.changes, self.folder.confirmations
+
     def install(self, new: Held, *, based_on: Local, now: int) -> None:
         self._fail_or_go_on()
         self._check_unmoved(based_on)
@@ -98,6 +102,7 @@ class MemoryKeysetDisk:
     def confirm(self, confirmation: Confirmation) -> None:
         self._fail_or_go_on()
         self.folder.confirmation = confirmation
+        self.folder.confirmations += 1
 
     def notes(self) -> Notes:
         return self.folder.notes
