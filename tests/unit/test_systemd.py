@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,50 @@ def test_readiness_is_told_with_a_status(manager: tuple[socket.socket, str]) -> 
     listening, name = manager
     ServiceManager({"NOTIFY_SOCKET": name}).ready("holds epoch 1\n(generated)")
     assert listening.recv(4096) == b"READY=1\nSTATUS=holds epoch 1 (generated)"
+
+
+@pytest.mark.parametrize(
+    ("tell", "expected"),
+    [
+        (lambda manager: manager.status("epoch 2\nREADY=1"), b"STATUS=epoch 2 READY=1"),
+        (ServiceManager.stopping, b"STOPPING=1"),
+        (ServiceManager.watchdog, b"WATCHDOG=1"),
+    ],
+    ids=["status", "stopping", "watchdog"],
+)
+def test_what_a_running_service_tells(
+    manager: tuple[socket.socket, str], tell: Callable[[ServiceManager], None], expected: bytes
+) -> None:
+    listening, name = manager
+    tell(ServiceManager({"NOTIFY_SOCKET": name}))
+    assert listening.recv(4096) == expected
+
+
+def test_a_reload_says_when_it_began(manager: tuple[socket.socket, str]) -> None:
+    listening, name = manager
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    ServiceManager({"NOTIFY_SOCKET": name}).reloading()
+    first, _, told = listening.recv(4096).decode().partition("\nMONOTONIC_USEC=")
+    assert first == "RELOADING=1"
+    assert before <= int(told) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": str(os.getpid())}, 0.5),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid() + 1)}, None),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": ""}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "-1"}, None),
+        ({"WATCHDOG_USEC": "³"}, None),
+        ({"WATCHDOG_USEC": "9" * 5000}, None),
+    ],
+)
+def test_the_watchdog_is_for_the_process_that_it_names(environ: dict[str, str], seconds: float | None) -> None:
+    assert ServiceManager(environ).watchdog_seconds == seconds
 
 
 @pytest.mark.parametrize("address", [None, "", "relative", "vsock:2:1", "/nowhere/notify", "@nobody", "/" + "x" * 200])
