@@ -28,8 +28,10 @@ from keydist.core.envelope import Place
 from keydist.core.policy import Policy
 from keydist.core.restart import Role
 from keydist.core.token import BootstrapToken, generate_token
-from keydist.services.bootstrap import Node, bootstrap
+from keydist.services.bootstrap import bootstrap
 from keydist.services.genesis import Beginning, first_envelope
+from keydist.services.node import Node
+from keydist.services.reconcile import Genesis
 
 FOLLOWERS = int(os.environ.get("BENCH_FOLLOWERS", "200"))
 TARGET_SECONDS = 2.5
@@ -42,6 +44,10 @@ class Silence:
 
     def waiting(self, what: str, *, seconds_left: float) -> None:
         """Say nothing."""
+
+
+async def nobody() -> None:
+    """Answer that no live node holds a keyset."""
 
 
 async def never() -> bytes:
@@ -66,7 +72,7 @@ async def follow(number: int, root: Path, url: str, token: BootstrapToken) -> tu
         outcome = await bootstrap(
             node,
             node.disk.load((token,)),
-            first_envelope=never,
+            genesis=Genesis(ask_living=nobody, first_envelope=never),
             retry=TenacityRetry(node.clock),
             notifier=Silence(),
             seconds=PATIENCE_SECONDS,

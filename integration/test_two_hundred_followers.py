@@ -20,9 +20,11 @@ from keydist.adapters.retry import TenacityRetry
 from keydist.core.accept import Demands
 from keydist.core.policy import Policy
 from keydist.core.restart import Role
-from keydist.services.bootstrap import Node, bootstrap
+from keydist.services.bootstrap import bootstrap
 from keydist.services.from_disk import Outcome
 from keydist.services.genesis import Beginning, first_envelope
+from keydist.services.node import Node
+from tests.fakes.genesis import genesis_of
 from tests.fakes.notifier import RecordingNotifier
 from tests.material import TOKEN
 
@@ -62,7 +64,7 @@ class Member:
                 role=self.role,
             ),
             self.place.load(),
-            first_envelope=make if self.role is Role.LEADER else no_key,
+            genesis=genesis_of(make if self.role is Role.LEADER else no_key),
             retry=TenacityRetry(clock),
             notifier=self.notifier,
             seconds=120,

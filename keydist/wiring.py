@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keydist.core.local import Local
     from keydist.core.token import BootstrapToken
     from keydist.ports import Notifier
+    from keydist.services.reconcile import Genesis
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_SECONDS: Final = 5.0
@@ -165,20 +166,30 @@ def _run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outc
 async def _bootstrap(node: Machine, local: Local, *, seconds: float, notifier: Notifier) -> Outcome:
     from keydist.adapters.retry import TenacityRetry  # noqa: PLC0415 - not needed from disk
     from keydist.core.restart import Role  # noqa: PLC0415
-    from keydist.services.bootstrap import Node, bootstrap  # noqa: PLC0415
+    from keydist.services.bootstrap import bootstrap  # noqa: PLC0415
+    from keydist.services.node import Node  # noqa: PLC0415
 
     store = open_store(node.config, seconds=seconds)
     try:
         return await bootstrap(
             Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role(node.config.role)),
             local,
-            first_envelope=_first_envelope(node),
+            genesis=_genesis(node),
             retry=TenacityRetry(node.clock),
             notifier=notifier,
             seconds=seconds,
         )
     finally:
         await store.close()
+
+
+def _genesis(node: Machine) -> Genesis:
+    from keydist.services.reconcile import Genesis  # noqa: PLC0415 - not needed from disk
+
+    async def nobody() -> None:
+        """Until the store of records is wired."""
+
+    return Genesis(ask_living=nobody, first_envelope=_first_envelope(node))
 
 
 def _first_envelope(node: Machine) -> Callable[[], Awaitable[bytes]]:

@@ -16,7 +16,7 @@ from keydist.adapters.config import Config, load_config
 from keydist.cli.render import fail, printable, write
 from keydist.core.restart import Role
 from keydist.errors import KeydistError, NotYetError, UsageError
-from keydist.services.bootstrap import Node
+from keydist.services.node import Node
 from keydist.wiring import Machine, machine, open_store
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from keydist.services.status import Standing, clock_behind, standing
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
-    from keydist.services.bootstrap import Node
+    from keydist.services.node import Node
     from keydist.wiring import Machine
 
 _WATCH_SECONDS = 2.0

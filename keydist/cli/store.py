@@ -30,7 +30,7 @@ from keydist.wiring import open_store
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
-    from keydist.services.bootstrap import Node
+    from keydist.services.node import Node
     from keydist.services.recover import Side
 
 app = typer.Typer(no_args_is_help=True, help="The store: buckets, recovery, backup.", rich_markup_mode=None)

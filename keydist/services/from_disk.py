@@ -9,19 +9,22 @@ from keydist.errors import DiskError, ForkError, KeydistError, RollbackError, Tr
 if TYPE_CHECKING:
     from keydist.core.accept import Demands, Held
     from keydist.core.local import Local
+    from keydist.core.restart import InStore
     from keydist.ports import KeysetDisk
 
 
 class Outcome(NamedTuple):
     """How a node got its keyset, and what is wrong although it has one.
 
-    `how` is generated, adopted, retrieved, unchanged, from-disk or republished.
+    `how` is generated, adopted, retrieved, unchanged, from-disk or republished; `found` is what the store held in the
+    end, None where it was not asked.
     """
 
     how: str
     held: Held
     alarms: tuple[KeydistError, ...] = ()
     changed: bool = False
+    found: InStore | None = None
 
 
 def start_from_disk(disk: KeysetDisk, local: Local, *alarms: KeydistError, now: int, how: str = "from-disk") -> Outcome:

@@ -24,7 +24,7 @@ from keydist.services.put_back import LOST
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
-    from keydist.services.bootstrap import Node
+    from keydist.services.node import Node
 
 _REHEARSAL: Final = b"keydist restore rehearsal"
 

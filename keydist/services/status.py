@@ -11,7 +11,7 @@ from keydist.services.from_disk import with_following
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
-    from keydist.services.bootstrap import Node
+    from keydist.services.node import Node
     from keydist.services.observe import Observation
 
 

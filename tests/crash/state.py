@@ -21,10 +21,12 @@ from keydist.core.local import Local
 from keydist.core.restart import Role
 from keydist.core.strict import b64url_encode
 from keydist.core.token import BootstrapToken
-from keydist.services.bootstrap import Node, bootstrap
+from keydist.services.bootstrap import bootstrap
 from keydist.services.from_disk import Outcome, meet_demands
+from keydist.services.node import Node
 from tests.fakes.clock import VirtualClock
 from tests.fakes.faulty_system import FaultySystem
+from tests.fakes.genesis import genesis_of
 from tests.fakes.memory_store import MemoryBucket, MemoryKeysetStore
 from tests.fakes.notifier import RecordingNotifier
 from tests.material import NOW, PLACE, TOKEN, demands
@@ -136,7 +138,7 @@ class Machine:
             bootstrap(
                 node,
                 meet_demands(disk.load((TOKEN,)), node.demands),
-                first_envelope=first_envelope,
+                genesis=genesis_of(first_envelope),
                 retry=TenacityRetry(self.clock),
                 notifier=RecordingNotifier(),
                 seconds=30,

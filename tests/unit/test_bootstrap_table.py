@@ -48,9 +48,11 @@ from keydist.errors import (
     WaitTimeoutError,
     WrongTokenError,
 )
-from keydist.services.bootstrap import Node, bootstrap
+from keydist.services.bootstrap import bootstrap
 from keydist.services.from_disk import Outcome, meet_demands, start_from_disk
+from keydist.services.node import Node
 from tests.fakes.clock import START, VirtualClock
+from tests.fakes.genesis import genesis_of
 from tests.fakes.memory_store import Fault, MemoryBucket, MemoryKeysetStore
 from tests.fakes.notifier import RecordingNotifier
 from tests.material import (
@@ -137,7 +139,7 @@ class Scene:
             return await bootstrap(
                 node,
                 meet_demands(disk.load(self.tokens), demands),
-                first_envelope=self._first_envelope,
+                genesis=genesis_of(self._first_envelope),
                 retry=TenacityRetry(self.clock),
                 notifier=self.notifier,
                 seconds=seconds,
@@ -447,7 +449,10 @@ def test_row(disk: str, store: str, role: Role, expected: Expected, scene: Scene
         assert loaded.held == result.held
         assert loaded.alarms == ()
         assert scene.clock.monotonic() == 0
-        if expected.how in ("from-disk", "republished", "unchanged"):
+        if expected.how == "republished":
+            assert scene.disk.notes().republished == scene.clock.now()
+            assert _without_confirmation(after, "state/seen.json") == _without_confirmation(on_disk, "state/seen.json")
+        if expected.how in ("from-disk", "unchanged"):
             assert _without_confirmation(after) == _without_confirmation(on_disk)
         if not expected.writes:
             assert (scene.bucket.content(), scene.bucket.writes) == (stored, writes)
@@ -472,8 +477,8 @@ def test_row(disk: str, store: str, role: Role, expected: Expected, scene: Scene
     assert scene.generated == (1 if expected == GENERATED else 0)
 
 
-def _without_confirmation(found: Snapshot) -> Snapshot:
-    return {name: held for name, held in found.items() if name != "state/confirmed.json"}
+def _without_confirmation(found: Snapshot, *others: str) -> Snapshot:
+    return {name: held for name, held in found.items() if name not in ("state/confirmed.json", *others)}
 
 
 def test_the_table_names_every_disk_and_store() -> None:
@@ -1086,7 +1091,7 @@ def test_an_outcome_needs_a_keyset() -> None:
 
 
 def test_absences_all_have_words() -> None:
-    from keydist.services import bootstrap as service  # noqa: PLC0415
+    from keydist.services import reconcile as service  # noqa: PLC0415
     from keydist.services import observe  # noqa: PLC0415
 
     assert set(observe._ABSENT) == set(Absence)

@@ -29,7 +29,7 @@ from keydist.errors import (
     UnreachableError,
     WrongTokenError,
 )
-from keydist.services.bootstrap import Node
+from keydist.services.node import Node
 from keydist.services.observe import Observation
 from keydist.services.recover import inspect_fork, keep_local, keep_store, rehearse, republish, restore
 from tests.fakes.clock import VirtualClock

@@ -22,7 +22,7 @@ from keydist.errors import (
     UnreachableError,
     WrongTokenError,
 )
-from keydist.services.bootstrap import Node
+from keydist.services.node import Node
 from keydist.services.observe import Observation
 from keydist.services.status import Standing, standing
 from tests.fakes.clock import VirtualClock

@@ -1,0 +1,34 @@
+"""One node: its ports, what it demands of a keyset, and what it does with both together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keydist.services.observe import Observation, observe
+from keydist.services.put_back import put_back
+
+if TYPE_CHECKING:
+    from keydist.core.accept import Demands, Held
+    from keydist.core.local import Local
+    from keydist.core.restart import Role
+    from keydist.ports import Clock, KeysetDisk, KeysetStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The ports and settings of one node."""
+
+    store: KeysetStore
+    disk: KeysetDisk
+    clock: Clock
+    demands: Demands
+    role: Role
+
+    async def observe(self, local: Local, *, from_leader: bool) -> Observation:
+        """Read the store and judge what is there; see `observe`."""
+        return await observe(self.store, self.clock, self.demands, local, from_leader=from_leader)
+
+    async def put_back(self, seen: Observation, held: Held, local: Local) -> Observation:
+        """Put an envelope back where the store lost it; see `put_back`."""
+        return await put_back(seen, held, store=self.store, clock=self.clock, demands=self.demands, local=local)
