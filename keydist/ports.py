@@ -186,6 +186,17 @@ class Notifier(Protocol):
         ...
 
 
+class Journal(Protocol):
+    """Where events are told: one line each, a name and fields."""
+
+    def event(self, name: str, /, *, level: str = "info", **fields: object) -> None:
+        """Tell one event; `level` is info, warning or error. A `KeydistError` among the fields is told by its own.
+
+        Never raises, and waits for nobody: an event that cannot be told is lost.
+        """
+        ...
+
+
 class Retry(Protocol):
     """The one retry policy: exponential, full jitter, capped, transient errors only."""
 
