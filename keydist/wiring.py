@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from keydist.adapters.config import Config
+    from keydist.adapters.nats.connection import Connection
+    from keydist.adapters.nats.records import NatsNodeRecords
     from keydist.adapters.nats.store import NatsKeysetStore
     from keydist.core.local import Local
     from keydist.core.token import BootstrapToken
@@ -94,10 +96,34 @@ def _group_id(name: str | None) -> int | None:
         ) from None
 
 
+class OpenPorts(NamedTuple):
+    """What a node asks of NATS, on one connection: closing the store closes it."""
+
+    store: NatsKeysetStore
+    records: NatsNodeRecords
+
+
 def open_store(config: Config, *, seconds: float = _MOST_SECONDS) -> NatsKeysetStore:
     """Return the store of a node; it connects at its first request. Needs a running event loop."""
-    from keydist.adapters.nats.connection import Connection, Server  # noqa: PLC0415 - 100 ms, not needed from disk
+    from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415 - 100 ms, not needed from disk
+
+    return NatsKeysetStore(_connection(config, seconds), bucket=config.nats.bucket, entry=config.nats.entry)
+
+
+def open_ports(config: Config, *, seconds: float = _MOST_SECONDS) -> OpenPorts:
+    """Return the store and the node records, on one connection, as `open_store` does."""
+    from keydist.adapters.nats.records import NatsNodeRecords  # noqa: PLC0415 - not needed from disk
     from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415
+
+    connection, names = _connection(config, seconds), config.nats
+    return OpenPorts(
+        store=NatsKeysetStore(connection, bucket=names.bucket, entry=names.entry),
+        records=NatsNodeRecords(connection, bucket=names.bucket),
+    )
+
+
+def _connection(config: Config, seconds: float) -> Connection:
+    from keydist.adapters.nats.connection import Connection, Server  # noqa: PLC0415 - not needed from disk
 
     server = Server(
         urls=config.nats.servers,
@@ -107,8 +133,7 @@ def open_store(config: Config, *, seconds: float = _MOST_SECONDS) -> NatsKeysetS
         tls=config.nats.tls,
     )
     patience = max(_LEAST_SECONDS, min(_MOST_SECONDS, seconds))
-    connection = Connection(server, connect_seconds=patience, request_seconds=patience)
-    return NatsKeysetStore(connection, bucket=config.nats.bucket, entry=config.nats.entry)
+    return Connection(server, connect_seconds=patience, request_seconds=patience)
 
 
 def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outcome:

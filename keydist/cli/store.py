@@ -26,7 +26,7 @@ from keydist.core.envelope import MAX_ENVELOPE
 from keydist.core.strict import b64url_encode
 from keydist.errors import ConfigError, UsageError, WrongTokenError
 from keydist.services.recover import Fork, Recovered, inspect_fork, keep_local, keep_store, rehearse, republish, restore
-from keydist.wiring import open_store
+from keydist.wiring import open_ports
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
@@ -53,12 +53,12 @@ def init(
         node = this_node(config)
 
         async def ensure() -> tuple[bool, list[str]]:
-            opened = open_store(node.config)
+            opened = open_ports(node.config)
             try:
-                made, problems = await opened.ensure_bucket(replicas=replicas)
-                made_records, more = await opened.ensure_records(replicas=replicas)
+                made, problems = await opened.store.ensure_bucket(replicas=replicas)
+                made_records, more = await opened.records.ensure_bucket(replicas=replicas)
             finally:
-                await opened.close()
+                await opened.store.close()
             return made or made_records, problems + more
 
         created, problems = asyncio.run(ensure())

@@ -20,7 +20,7 @@ import pytest
 from keydist import wiring
 from keydist.adapters.disk.archive import Layout
 from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
-from keydist.cli import command, main, store
+from keydist.cli import command, main
 from keydist.core.accept import Held
 from keydist.core.local import Local
 from keydist.core.token import BootstrapToken, format_token
@@ -111,7 +111,7 @@ class CliNode:
         for name in ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("KEYDIST_CONFIG", str(self.config))
-        for module in (wiring, command, store):
+        for module in (wiring, command):
             monkeypatch.setattr(module, "open_store", self._open_store)
         monkeypatch.setattr(wiring, "refused_by_all", lambda _urls: None)
 
@@ -126,7 +126,7 @@ class CliNode:
 
     def use_server(self, url: str, bucket: str) -> None:
         """Let its store be a bucket of a real nats-server."""
-        for module in (wiring, command, store):
+        for module in (wiring, command):
             self._monkeypatch.setattr(module, "open_store", _OPEN_STORE)
         self.configure(nats={"servers": [url], "bucket": bucket})
 

@@ -11,6 +11,7 @@ import pytest
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats import bucket as streams
 from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.errors import ConfigError
 
@@ -40,8 +41,9 @@ async def test_both_buckets_are_made_once_and_found_in_order(
     async with opened(nats_server, bucket) as store, administer(nats_server, bucket) as admin:
         assert await store.ensure_bucket(replicas=None) == (True, [])
         assert await store.ensure_bucket(replicas=None) == (False, [])
-        assert await store.ensure_records(replicas=1) == (True, [])
-        assert await store.ensure_records(replicas=1) == (False, [])
+        records = NatsNodeRecords(store._connection, bucket=bucket)
+        assert await records.ensure_bucket(replicas=1) == (True, [])
+        assert await records.ensure_bucket(replicas=1) == (False, [])
         found = (await admin.ask("INFO"))["config"]
     wanted = streams.keyset_stream(bucket, replicas=1)
     assert {name: found.get(name, False if value is False else None) for name, value in wanted.items()} == wanted
@@ -63,7 +65,7 @@ async def test_more_replicas_than_servers_say_what_to_do(nats_server: EmbeddedSe
 async def test_a_bucket_made_by_a_key_value_client_is_told_apart(nats_server: EmbeddedServer, bucket: str) -> None:
     """`nats kv add` and nats-py turn rollups on, with which one writer erases every entry."""
     async with opened(nats_server, bucket) as store:
-        client = await store._connection._connected()
+        client = (await store._connection._linked())._client
         await client.jetstream().create_key_value(bucket=bucket, history=1)
         made, problems = await store.ensure_bucket(replicas=None)
     assert not made

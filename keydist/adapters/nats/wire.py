@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CLOSE_SECONDS: Final = 1.0
-_MOST_BYTES: Final = 1024 * 1024
+_MOST_BYTES: Final = 2 * 1024 * 1024
+# What answers a question goes to an inbox, or through an account's import; on to nothing that stores.
+_INBOXES: Final = ("_INBOX", "_R_.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,27 @@ class Reply:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A message to a standing subscription. A question's reply subject is an inbox, and nothing else."""
+
+    subject: str
+    headers: Mapping[str, str]
+    data: bytes
+    is_question: bool
+
+
 class BoundedParser(Parser):
-    """A parser that hangs up on a server that announces more than any answer holds, before it comes."""
+    """A parser that hangs up on what it does not understand, and on more than any answer holds, before it comes."""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Parse what came. Raises `nats.errors.ProtocolError` where more is announced."""
-        await super().parse(data)
+        """Parse what came. Raises `nats.errors.ProtocolError`; anything else would end the client half-way."""
+        try:
+            await super().parse(data)
+        except (nats.errors.Error, OSError):
+            raise
+        except Exception as exc:
+            raise nats.errors.ProtocolError from exc
         if max(self.needed, len(self.buf)) > _MOST_BYTES:
             raise nats.errors.ProtocolError
 
@@ -55,10 +72,43 @@ async def first_of(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, objec
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
+def tasks_of(client: Client) -> list[asyncio.Task[Any]]:
+    """Return the tasks without which a client is deaf: it reads, and it asks whether somebody is there."""
+    tasks = (client._reading_task, client._ping_interval_task)  # noqa: SLF001 - nowhere else
+    return [task for task in tasks if task is not None]
+
+
+def is_lost(client: Client) -> bool:
+    """Tell whether a client that was connected is no longer, whatever it says itself."""
+    return client.is_closed or any(task.done() for task in tasks_of(client))
+
+
 async def close_client(client: Client) -> None:
-    """Close a client in whatever state it is. Never raises."""
+    """Close a client in whatever state it is, and leave nothing of it behind. Never raises.
+
+    nats-py stops half-way where the server is gone: it waits for what can no longer be sent, or raises on the way.
+    """
+    if is_lost(client):
+        _abort(client)
     with suppress(Exception):
         await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
+    _abort(client)
+    deliveries = [sub._wait_for_msgs_task for sub in client._subs.values()]  # noqa: SLF001 - nowhere else
+    left = [task for task in (*tasks_of(client), client._flusher_task, *deliveries) if task and not task.done()]  # noqa: SLF001
+    client._subs.clear()  # noqa: SLF001
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=_CLOSE_SECONDS)
+
+
+def _abort(client: Client) -> None:
+    client._pending.clear()  # noqa: SLF001 - nowhere else; what was not sent is not sent any more
+    client._pending_data_size = 0  # noqa: SLF001
+    for name in ("_io_writer", "_bare_io_writer"):
+        writer: asyncio.StreamWriter | None = getattr(client._transport, name, None)  # noqa: SLF001
+        if writer is not None:
+            writer.transport.abort()
 
 
 def reply_of(message: Msg) -> Reply:
@@ -67,6 +117,16 @@ def reply_of(message: Msg) -> Reply:
     text = headers.get("Status", "")  # anything at all: a stored message carries what its writer gave it
     is_status = len(text) == 3 and text.isascii() and text.isdigit()  # noqa: PLR2004 - three digits
     return Reply(status=int(text) if is_status else 200, headers=headers, data=message.data)
+
+
+def heard_of(message: Msg) -> Heard:
+    """Return a message to a standing subscription."""
+    return Heard(
+        subject=message.subject,
+        headers=message.headers or {},
+        data=message.data,
+        is_question=message.reply.startswith(_INBOXES),
+    )
 
 
 def reason_of(exc: Exception) -> str:

@@ -1,0 +1,60 @@
+"""Making a bucket where it is missing, and checking one that is there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from keydist.adapters.nats.answers import (
+    NAME_IN_USE,
+    NO_PEERS,
+    NO_STREAM,
+    description,
+    error_code,
+    parse_answer,
+    raise_error,
+)
+from keydist.adapters.nats.bucket import problems, stream_name
+from keydist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from keydist.adapters.nats.connection import Connection
+
+_CLUSTER_REPLICAS: Final = 3
+
+
+class StreamConfig(Protocol):
+    """The checked configuration of a bucket's stream; see `bucket`."""
+
+    def __call__(self, bucket: str, *, replicas: int) -> dict[str, Any]:
+        """Return it for one bucket."""
+        ...
+
+
+async def ensure_bucket(
+    connection: Connection, bucket: str, config: StreamConfig, *, replicas: int | None
+) -> tuple[bool, list[str]]:
+    """Make or check a bucket: whether it was made, and what is wrong with it.
+
+    `replicas`: None makes three in a cluster, else one. Raises `ConfigError` where the cluster cannot hold them.
+    """
+    name = stream_name(bucket)
+    info = parse_answer(await connection.request(f"$JS.API.STREAM.INFO.{name}"))
+    if error_code(info) != NO_STREAM:
+        raise_error(info)
+        found = info.get("config")
+        return False, problems(found if isinstance(found, dict) else {}, config(bucket, replicas=replicas or 1))
+    count = replicas or (_CLUSTER_REPLICAS if connection.is_clustered else 1)
+    wanted = config(bucket, replicas=count)
+    answer = parse_answer(await connection.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps(wanted).encode()))
+    code = error_code(answer)
+    if code == NAME_IN_USE:  # somebody else made it meanwhile
+        return False, []
+    if code in NO_PEERS:
+        raise ConfigError(
+            f"the NATS cluster cannot hold {count} replicas of bucket {bucket}",
+            found=description(answer),
+            fix="start more JetStream servers, or: keydist store init --replicas 1",
+        )
+    raise_error(answer)
+    return True, []

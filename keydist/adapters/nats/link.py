@@ -1,0 +1,172 @@
+"""One client from its connection to its loss: requests and subscriptions that fail by name."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import nats.errors
+
+from keydist.adapters.nats.answers import NOBODY
+from keydist.adapters.nats.denials import Denials
+from keydist.adapters.nats.dialing import dial, refused
+from keydist.adapters.nats.wire import close_client, first_of, heard_of, is_lost, reason_of, reply_of, tasks_of
+from keydist.errors import StoreTimeoutError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+    from keydist.adapters.nats.connection import Server
+    from keydist.adapters.nats.wire import Heard, Reply
+
+    Callback = Callable[[Heard], bytes | None]
+
+_MOST_PENDING: Final = 1000
+_MOST_PENDING_BYTES: Final = 4 * 1024 * 1024
+
+
+class Link:
+    """A connected client; `on_end` is called once, when it is lost unasked."""
+
+    def __init__(self, server: Server, client: Client, denials: Denials, on_end: Callable[[], None]) -> None:
+        self._server = server
+        self._client = client
+        self._denials = denials
+        self._on_end = on_end
+        self._has_ended = False
+        self._subscribed: set[str] = set()
+        for task in tasks_of(client):
+            task.add_done_callback(self._end)
+
+    @classmethod
+    async def dialled(cls, server: Server, *, seconds: float, on_end: Callable[[], None]) -> Link:
+        """Return a new one. Errors as `dial`."""
+        denials = Denials(server.node)
+        return cls(server, await dial(server, seconds=seconds, told=denials.note), denials, on_end)
+
+    def _end(self, task: asyncio.Task[object]) -> None:
+        if not task.cancelled():
+            task.exception()  # it is said to nobody else
+        self._denials.wake()
+        if not self._has_ended:
+            self._has_ended = True
+            self._on_end()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether requests may be made: it is not lost, and answers may come."""
+        return not is_lost(self._client) and not self._denials.are_of_inbox
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether the server says that it is one of a cluster."""
+        return bool(self._client._server_info.get("cluster"))  # noqa: SLF001 - nowhere else
+
+    async def close(self) -> None:
+        """Close it, whatever became of it. Never raises."""
+        self._has_ended = True  # nobody is to be told
+        await close_client(self._client)
+
+    # --- asking --------------------------------------------------------------------------------
+
+    async def request(self, subject: str, payload: bytes, *, headers: dict[str, str] | None, seconds: float) -> Reply:
+        """Return the answer; nobody listening is status 503."""
+        with self._denials.watched(subject) as stop:
+            try:
+                # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'.
+                asking = self._client._request_new_style(subject, payload, seconds, headers)  # noqa: SLF001
+                message = await first_of(asking, stop.wait(), seconds=seconds + 1)
+            except (nats.errors.TimeoutError, TimeoutError):
+                message = None
+            except (nats.errors.Error, OSError) as exc:
+                self._raise_lost(exc)
+        if message is not None:
+            return reply_of(message)
+        self._raise_denied_or_lost(subject)
+        raise StoreTimeoutError(
+            f"NATS at {self._server} did not answer in time",
+            expected=f"an answer on {subject}",
+            fix="a JetStream that is electing a leader answers within seconds: try again",
+        )
+
+    async def ask_all(self, subject: str, *, seconds: float, most: int, most_bytes: int) -> tuple[bytes, ...]:
+        """Return what `most` answers say within `seconds`, without those too large; nobody listening ends it."""
+        answers: list[bytes] = []
+        with self._denials.watched(subject) as stop:
+
+            async def hear(message: Msg) -> None:
+                reply = reply_of(message)
+                is_nobody = reply.status == NOBODY and not reply.data
+                if not is_nobody and len(reply.data) <= most_bytes:
+                    answers.append(reply.data)
+                if is_nobody or len(answers) >= most:
+                    stop.set()
+
+            try:
+                inbox = self._client.new_inbox()
+                subscription = await self._client.subscribe(
+                    inbox, cb=hear, pending_msgs_limit=_MOST_PENDING, pending_bytes_limit=_MOST_PENDING_BYTES
+                )
+                try:
+                    await self._client.publish(subject, reply=inbox)
+                    await asyncio.wait_for(stop.wait(), seconds)
+                finally:
+                    with suppress(nats.errors.Error):
+                        await subscription.unsubscribe()
+            except (nats.errors.TimeoutError, TimeoutError):
+                pass
+            except (nats.errors.Error, OSError) as exc:
+                self._raise_lost(exc)
+        self._raise_denied_or_lost(subject)
+        return tuple(answers[:most])
+
+    def _raise_denied_or_lost(self, subject: str) -> None:
+        self._denials.raise_for(subject)
+        if is_lost(self._client):
+            self._raise_lost(None)
+
+    def _raise_lost(self, failure: Exception | None) -> NoReturn:
+        reason = self._client.last_error or failure
+        if refusal := refused(self._server, (reason,)):
+            raise refusal from failure
+        raise UnreachableError(
+            f"the connection to NATS at {self._server} was lost",
+            found=reason_of(reason) if reason else "",
+            fix="check that nats-server runs",
+        ) from failure
+
+    # --- hearing -------------------------------------------------------------------------------
+
+    async def subscribe(self, table: Mapping[str, Callback]) -> bool:
+        """Subscribe to what is in the table and was not subscribed to; tell whether there was any. Never raises.
+
+        A callback's return value answers a question; it must not raise.
+        """
+        missing = {subject: callback for subject, callback in table.items() if subject not in self._subscribed}
+        self._subscribed.update(missing)
+        for subject, callback in missing.items():
+            with suppress(nats.errors.Error, OSError):
+                await self._client.subscribe(
+                    subject,
+                    cb=self._delivery(callback),
+                    pending_msgs_limit=_MOST_PENDING,
+                    pending_bytes_limit=_MOST_PENDING_BYTES,
+                )
+        return bool(missing)
+
+    def _delivery(self, callback: Callback) -> Callable[[Msg], Awaitable[None]]:
+        async def deliver(message: Msg) -> None:
+            heard = heard_of(message)
+            answer = callback(heard)
+            if heard.is_question and answer is not None:
+                await self._client.publish(message.reply, answer)
+
+        return deliver
+
+    def denied_subscriptions(self) -> tuple[str, ...]:
+        """Return the subjects that the server does not let this user hear."""
+        return tuple(sorted(subject for subject in self._subscribed if self._denials.is_subscription_denied(subject)))
