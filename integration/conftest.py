@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.bucket import keyset_stream, stream_name
+from tests.conftest import pytest_pyfunc_call  # noqa: F401 - coroutines are tests in this folder too
 
 Ask = Callable[..., dict[str, Any]]
 

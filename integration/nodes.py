@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,16 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node with a directory of its own, in a cluster whose store is `bucket` of `url`."""
+    """One node with a directory of its own, in a cluster whose store is `bucket` of `url`.
+
+    `nats` goes over what its configuration says under that name: other servers, credentials.
+    """
 
     directory: Path
     url: str
     bucket: str
     role: str
+    nats: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def state(self) -> Path:
@@ -125,7 +130,7 @@ class Node:
             "runtime_dir": "run",
             "token_file": "token",
             "key": {"alg": "ES256"},
-            "nats": {"servers": [self.url], "bucket": self.bucket},
+            "nats": {"servers": [self.url], "bucket": self.bucket} | dict(self.nats),
         }
         config.write_text(json.dumps(settings), encoding="utf-8")
         return ["bootstrap", "--config", str(config), "--timeout", timeout, "--json"]

@@ -1,0 +1,339 @@
+"""Three servers, three copies, the recommended accounts: keydist works there, and its followers can do no more.
+
+Servers are killed at random: the harness must be sound, and the store must come back each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.msg import Msg
+
+from integration.accounts import CURRENT, OPERATOR, RECORDS_HEARD, WHO, subjects
+from integration.cluster import Cluster, User
+from keydist.adapters.nats.bucket import keyset_stream, problems, records_stream
+from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.core.entry import Absence, Absent, Stored
+from keydist.errors import ForbiddenError, TransientError
+
+KILLS = int(os.environ.get("KEYDIST_TEST_CLUSTER_KILLS", "3"))
+BACK_SECONDS = 15.0
+USE = subjects()
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("cluster")
+    with Cluster(directory, leaders=["lead-1", "lead-2"], followers=["a", "b"]) as made:
+        asyncio.run(made.make_buckets())
+        yield made
+
+
+@pytest.fixture(scope="module")
+def keyed(cluster: Cluster) -> Cluster:
+    """The cluster with a first keyset from `lead-1`."""
+    cluster.node("lead-1").run()
+    return cluster
+
+
+async def ask(client: User, subject: str, **query: object) -> dict[str, Any]:
+    reply = await client.request(subject, json.dumps(query).encode(), timeout=10)
+    answer: dict[str, Any] = json.loads(reply.data)
+    return answer
+
+
+async def info(cluster: Cluster, subject: str = USE.info) -> dict[str, Any]:
+    async with cluster.operator() as operator:
+        return await ask(operator, subject)
+
+
+# --- keydist with these accounts -------------------------------------------------------------------
+
+
+def test_one_key_for_all_nodes(cluster: Cluster) -> None:
+    first = cluster.node("lead-1").run()
+    assert first["alarms"] == []
+    others = {name: cluster.node(name).run() for name in ("lead-2", "a", "b")}
+    assert {answer["kid"] for answer in others.values()} == {first["kid"]}
+    assert {name: answer["outcome"] for name, answer in others.items()} == {
+        "lead-2": "adopted",
+        "a": "retrieved",
+        "b": "retrieved",
+    }
+    assert cluster.consumers() == 0
+
+
+@pytest.mark.parametrize(
+    ("subject", "wanted"),
+    [
+        (USE.info, keyset_stream("keydist", replicas=3)),
+        (USE.records_info, records_stream("keydist-nodes", replicas=3)),
+    ],
+    ids=["the keyset's", "the records'"],
+)
+async def test_a_bucket_is_as_keydist_wants_it_in_three_copies(
+    cluster: Cluster, subject: str, wanted: dict[str, Any]
+) -> None:
+    found = await info(cluster, subject)
+    assert problems(found["config"], wanted) == []
+    assert len(found["cluster"]["replicas"]) == 2
+
+
+async def test_a_follower_reads_from_any_replica_and_from_the_leader(keyed: Cluster) -> None:
+    async with keyed.store("a") as follower, keyed.store("lead-1") as leader:
+        held = await leader.read(from_leader=True)
+        assert isinstance(held, Stored)
+        assert await follower.read(from_leader=False) == held
+        assert await follower.read(from_leader=True) == held
+        assert follower._leader_read == CURRENT
+
+
+# --- what a follower may not do ----------------------------------------------------------------------
+
+
+async def test_a_follower_cannot_write_the_keyset(keyed: Cluster) -> None:
+    before = await info(keyed)
+    async with keyed.store("a") as follower:
+        with pytest.raises(ForbiddenError):
+            await follower.replace(b"forged", revision=before["state"]["last_seq"])
+    async with keyed.client("a") as follower:
+        assert f'publish to "{USE.entry.lower()}"' in await follower.denial(follower.publish(USE.entry, b"forged"))
+    assert (await info(keyed))["state"] == before["state"]
+
+
+# What it may ask, with an answer that would go where it may not write.
+PLANTED = {
+    "a direct get": (USE.direct_get, b""),
+    "a leader read": (CURRENT, json.dumps({"last_by_subj": USE.entry}).encode()),
+    "its own record": (f"{USE.records}a", b"forged"),
+}
+
+
+@pytest.mark.parametrize(("subject", "data"), PLANTED.values(), ids=PLANTED)
+@pytest.mark.parametrize("target", [USE.entry, f"{USE.records}b"], ids=["the keyset", "the record of another"])
+async def test_a_follower_cannot_write_by_reply_subject(keyed: Cluster, subject: str, data: bytes, target: str) -> None:
+    read = f"$JS.API.STREAM.MSG.GET.KV_keydist{'-nodes' if target.startswith(USE.records) else ''}"
+    async with keyed.client("a") as follower, keyed.operator() as operator:
+        before = await ask(operator, read, last_by_subj=target)
+        await follower.publish(subject, data, reply=target)
+        await follower.flush()
+        await asyncio.sleep(0.3)  # nothing tells that nothing came
+        assert await ask(operator, read, last_by_subj=target) == before
+
+
+# --- records, and the question to the living ---------------------------------------------------------
+
+
+async def test_a_node_writes_its_own_record_and_no_other(cluster: Cluster) -> None:
+    async with cluster.client("lead-1") as leader, cluster.client("a") as follower:
+        heard = await leader.subscribe(RECORDS_HEARD)
+        await leader.flush()
+        for client, name in ((follower, "a"), (leader, "lead-1")):
+            acknowledged = await client.request(USE.records + name, b"mine", timeout=10)
+            assert json.loads(acknowledged.data)["stream"] == "KV_keydist-nodes"
+            told = await heard.next_msg(timeout=10)
+            assert (told.subject, told.data) == (f"keydist.nodes.{name}", b"mine")
+        for client, other in ((follower, "b"), (follower, "lead-1"), (leader, "a"), (leader, "lead-2")):
+            denied = await client.denial(client.publish(USE.records + other, b"forged"))
+            assert f'publish to "{USE.records.lower()}{other}"' in denied
+        listed = await ask(leader, USE.records_info, subjects_filter=f"{USE.records}>")
+        assert set(listed["state"]["subjects"]) == {f"{USE.records}a", f"{USE.records}lead-1"}
+        got = await leader.request(USE.records_get.removesuffix(">") + f"{USE.records}a", timeout=10)
+        assert got.data == b"mine"
+
+
+async def test_every_other_node_hears_who_and_answers(cluster: Cluster) -> None:
+    async def answer(message: Msg) -> None:
+        await message.respond(message.subject.encode() + b" " + str(message._client.options["name"]).encode())
+
+    async with (
+        cluster.client("lead-1", at=0) as asking,
+        cluster.client("lead-2", at=1) as other,
+        cluster.client("a", at=2) as a,
+        cluster.client("b", at=0) as b,
+    ):
+        for client in (other, a, b):
+            await client.subscribe(WHO, cb=answer)
+            await client.flush()
+        await asyncio.sleep(0.5)  # interest spreads to the other servers, which nothing tells
+        inbox = asking.new_inbox()
+        answers = await asking.subscribe(inbox)
+        await asking.publish(WHO, b"", reply=inbox)
+        heard = {(await answers.next_msg(timeout=5)).data for _ in range(3)}
+        assert heard == {b"keydist.who lead-2", b"keydist.who a", b"keydist.who b"}
+        with pytest.raises(TimeoutError):
+            await answers.next_msg(timeout=0.5)
+        assert [client.denied for client in (asking, other, a, b)] == [[], [], [], []]
+
+
+async def test_a_follower_may_not_ask_who_nor_hear_the_records(cluster: Cluster) -> None:
+    async with cluster.client("a") as follower:
+        assert "publish" in await follower.denial(follower.publish(WHO))
+        assert "subscription" in await follower.denial(follower.subscribe(RECORDS_HEARD))
+
+
+# --- servers that die --------------------------------------------------------------------------------
+
+
+async def put(client: User) -> None:
+    """Write the record of `lead-1`, in as many tries as it takes."""
+    started = time.monotonic()
+    while time.monotonic() - started < BACK_SECONDS:
+        try:
+            reply = await client.request(f"{USE.records}lead-1", b"alive", timeout=1)
+            if "error" not in json.loads(reply.data):
+                return
+        except Exception:  # noqa: BLE001, S110 - whatever nats-py raises while servers come and go
+            pass
+        await asyncio.sleep(0.1)
+    pytest.fail(f"no put in {BACK_SECONDS:g} s")
+
+
+async def reads_until(store: NatsKeysetStore, end: asyncio.Event) -> list[float]:
+    """Read from any replica over and over, and return the seconds that each read took; none may fail."""
+    took = []
+    while not end.is_set():
+        started = time.monotonic()
+        assert isinstance(await store.read(from_leader=False), Stored)
+        took.append(time.monotonic() - started)
+        await asyncio.sleep(0.01)
+    return took
+
+
+async def until_read_from_leader(store: NatsKeysetStore) -> float:
+    started = time.monotonic()
+    while time.monotonic() - started < BACK_SECONDS:
+        try:
+            if isinstance(await store.read(from_leader=True), Stored):
+                break
+        except TransientError:
+            await asyncio.sleep(0.1)
+    return time.monotonic() - started
+
+
+async def test_direct_reads_go_on_when_the_stream_leader_dies(keyed: Cluster, record_property: Record) -> None:
+    killed = await asyncio.to_thread(keyed.wait_stream_leader)
+    other = (killed + 1) % 3
+    async with keyed.store("a", at=other) as follower, keyed.store("b", at=other, request_seconds=0.5) as confirming:
+        assert isinstance(await confirming.read(from_leader=True), Stored)
+        end = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(reads_until(follower, end))
+            await asyncio.sleep(0.5)
+            keyed.kill(killed)
+            back = await until_read_from_leader(confirming)
+            end.set()
+        longest = max(reading.result())
+    await asyncio.to_thread(keyed.start_server, killed)
+    await asyncio.to_thread(keyed.wait_ready)
+    print(f"leader reads back after {back:.2f} s; longest of {len(reading.result())} direct reads {longest:.3f} s")
+    record_property("leader_back", round(back, 2))
+    assert back < BACK_SECONDS
+    assert longest < 1.0
+
+
+@pytest.mark.timeout(60 + 20 * KILLS)
+async def test_writes_come_back_however_servers_die(cluster: Cluster, record_property: Record) -> None:
+    took = []
+    async with cluster.client("lead-1") as leader:
+        await put(leader)
+        for _ in range(KILLS):
+            killed = random.randrange(3)
+            cluster.kill(killed)
+            started = time.monotonic()
+            await put(leader)
+            took.append(round(time.monotonic() - started, 2))
+            await asyncio.to_thread(cluster.start_server, killed)
+            await asyncio.to_thread(cluster.wait_ready)
+            await put(leader)
+    print(f"puts succeed again after {took} s")
+    record_property("puts_back", took)
+
+
+# --- the harness -------------------------------------------------------------------------------------
+
+
+async def test_a_lost_disk_comes_back_from_the_others(keyed: Cluster) -> None:
+    lost = (await asyncio.to_thread(keyed.wait_stream_leader) + 1) % 3
+    keyed.wipe(lost)
+    assert keyed.server_pids[lost] is None
+    await asyncio.to_thread(keyed.start_server, lost)
+    async with asyncio.timeout(BACK_SECONDS):
+        while not all(one["current"] for one in (await info(keyed))["cluster"]["replicas"]):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.1)
+    async with keyed.store("a", at=lost) as follower:
+        assert isinstance(await follower.read(from_leader=False), Stored)
+
+
+def test_a_wiped_cluster_has_no_buckets(tmp_path: Path) -> None:
+    async def seen(cluster: Cluster) -> Stored | Absent:
+        async with cluster.store("lead-1") as store:
+            return await store.read(from_leader=True)
+
+    with Cluster(tmp_path) as cluster:
+        urls = cluster.urls
+        asyncio.run(cluster.make_buckets())
+        assert asyncio.run(seen(cluster)) == Absent(why=Absence.NEVER_WRITTEN)
+        cluster.wipe_all()
+        assert cluster.urls == urls
+        assert asyncio.run(seen(cluster)) == Absent(why=Absence.BUCKET_MISSING)
+        asyncio.run(cluster.make_buckets())
+        assert asyncio.run(seen(cluster)) == Absent(why=Absence.NEVER_WRITTEN)
+
+
+def test_a_lone_server_is_a_cluster_too(tmp_path: Path) -> None:
+    with Cluster(tmp_path, servers=1, sync_interval="always", followers=["a"]) as cluster:
+        asyncio.run(cluster.make_buckets())
+        assert cluster.stream_leader() == 0
+        assert cluster.node("lead-1").run()["outcome"] == "generated"
+        assert cluster.node("a").run()["outcome"] == "retrieved"
+        assert cluster.connections(0) == 0
+        assert cluster.cpu_seconds(0) > 0
+
+
+def test_seeds_are_their_users_own(cluster: Cluster) -> None:
+    for name in (OPERATOR, *cluster.leaders, *cluster.followers):
+        assert stat.S_IMODE(Path(cluster.nkey_file(name)).stat().st_mode) == 0o600
+
+
+STARTS_SERVERS = """
+import pathlib, sys, time
+from integration.cluster import Cluster
+cluster = Cluster(pathlib.Path(sys.argv[1]))
+cluster.start()
+print(*cluster.server_pids, flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_server_outlives_who_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTS_SERVERS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as starting:
+        assert starting.stdout is not None
+        servers = [Path(f"/proc/{pid}/stat") for pid in starting.stdout.readline().decode().split()]
+        assert len(servers) == 3
+        starting.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(is_running(server) for server in servers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process: Path) -> bool:
+    try:
+        return process.read_text("ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
