@@ -17,49 +17,22 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
-
-from nats.aio.client import Client
 
 from integration import monitor
 from integration.accounts import KEYS, OPERATOR, Ports, accounts, server_configuration, subjects, write_nkeys
 from integration.nodes import Node
 from integration.server_process import ReservedPort, ServerProcess
+from integration.user import User, connect
 from keydist.adapters.nats.bucket import keyset_stream, records_stream, stream_name
 from keydist.adapters.nats.connection import REQUEST_SECONDS, Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
 
 _PATIENCE_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.05
-
-
-class User(Client):
-    """A client of nats-py that keeps what the server told it is forbidden."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.denied: list[str] = []
-        self._told = asyncio.Event()
-
-    async def note(self, exc: Exception) -> None:
-        """Keep a denial (nats-py gives it in lower case); all else is about connections that come and go."""
-        if "permissions violation" in str(exc).lower():
-            self.denied.append(str(exc))
-            self._told.set()
-
-    async def denial(self, act: Awaitable[object], *, seconds: float = 5.0) -> str:
-        """Return what the server says against a publication or a subscription. Raises `TimeoutError` if nothing.
-
-        An answer to a flush does not tell that nothing was denied: the denial may come after it.
-        """
-        self._told.clear()
-        await act
-        async with asyncio.timeout(seconds):
-            await self._told.wait()
-        return self.denied[-1]
 
 
 class Cluster:
@@ -264,24 +237,9 @@ class Cluster:
         finally:
             await store.close()
 
-    @asynccontextmanager
-    async def client(self, name: str, *, at: int | None = None, **options: Any) -> AsyncIterator[User]:  # noqa: ANN401 - those of nats-py
+    def client(self, name: str, *, at: int | None = None, **options: Any) -> AbstractAsyncContextManager[User]:  # noqa: ANN401 - those of nats-py
         """Connect as one user with nats-py; `client.denied` fills with what the server says is forbidden."""
-        user, server = User(), self.server(name, at=at)
-        defaults = {
-            "name": name,
-            "nkeys_seed": server.nkey_file,
-            "inbox_prefix": f"_INBOX_{name}",
-            "error_cb": user.note,
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.1,
-            "pending_size": 0,
-        }
-        await user.connect(list(server.urls), **(defaults | options))
-        try:
-            yield user
-        finally:
-            await user.close()
+        return connect(self.server(name, at=at), **options)
 
     def operator(self) -> AbstractAsyncContextManager[User]:
         """Connect as the operator, who may ask `$JS.API.>`."""
