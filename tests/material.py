@@ -7,22 +7,26 @@ lawful epoch: `chain(n)` is the plain one, `extend` adds to any.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keydist.core import crypto
 from keydist.core.accept import Demands, Floor, Held
-from keydist.core.envelope import Place, seal
+from keydist.core.envelope import KEYSET_TYPE, Place, seal
+from keydist.core.fleet import Fleet, Sighting
 from keydist.core.genesis import FreshKeys, encryption_key, first_keyset, signing_key
 from keydist.core.keyset import DIGEST_BYTES, MAX_ANCESTORS, MAX_RETIRED, Key, Keyset, Revocation, State
+from keydist.core.notes import Notes
 from keydist.core.plaintext import serialise_keyset
 from keydist.core.policy import Policy
+from keydist.core.record import Record, record_place, seal_record
+from keydist.core.restart import Role
 from keydist.core.token import BootstrapToken
 
 NOW: Final = 1_800_000_000
@@ -131,6 +135,11 @@ def moved(key: Key, state: State, *, now: int) -> Key:
     return replace(key, state=state)
 
 
+def fresh_keys(name: str, alg: str = "EdDSA") -> FreshKeys:
+    """Return new material, as `sig_key` and `enc_key` of that name have it."""
+    return FreshKeys(pkcs8=pkcs8(name, alg), secret=noise(f"secret {name}", 32), secret_kid=noise(f"kid {name}", 16))
+
+
 def standing_keys(name: str = "") -> tuple[Key, ...]:
     """Return one active and one next key of each use."""
     return (
@@ -170,7 +179,13 @@ def make_keyset(
 
 
 def seal_plaintext(
-    plaintext: bytes, *, epoch: int = 1, token: BootstrapToken = TOKEN, place: Place = PLACE, lineage: str = LINEAGE
+    plaintext: bytes,
+    *,
+    epoch: int = 1,
+    token: BootstrapToken = TOKEN,
+    place: Place = PLACE,
+    lineage: str = LINEAGE,
+    typ: str = KEYSET_TYPE,
 ) -> bytes:
     """Return an envelope around any plaintext."""
     nonce = noise(f"{plaintext.hex()} {epoch} {token.token_id} {place} {lineage}", 44)
@@ -183,6 +198,7 @@ def seal_plaintext(
         issued=NOW,
         rnd=nonce[:32],
         iv=nonce[32:],
+        typ=typ,
     )
 
 
@@ -252,14 +268,7 @@ class Change(Enum):
 
 def first(name: str = "", *, lineage: str = LINEAGE, token: BootstrapToken = TOKEN) -> Held:
     """Return a genesis; another name has other keys."""
-    fresh = [
-        FreshKeys(
-            pkcs8=pkcs8(f"{name}{which}"),
-            secret=noise(f"secret {name}{which}", 32),
-            secret_kid=noise(f"kid {name}{which}", 16),
-        )
-        for which in "AB"
-    ]
+    fresh = [fresh_keys(f"{name}{which}") for which in "AB"]
     keyset = first_keyset(lineage=lineage, now=NOW, policy=Policy(), alg="EdDSA", active=fresh[0], following=fresh[1])
     return hold(keyset, token=token)
 
@@ -328,3 +337,57 @@ def altered(envelope: bytes, offset: int) -> bytes:
     """Return an envelope with one character changed into another of the alphabet."""
     other = b"B" if envelope[offset : offset + 1] == b"A" else b"A"
     return envelope[:offset] + other + envelope[offset + 1 :]
+
+
+# --- nodes and what they note -------------------------------------------------------------------
+
+
+def make_record(held: Held | None = None, *, node: str = "node-1", **members: object) -> Record:
+    """Return what a node says that uses a keyset; other members as given."""
+    held = held or first()
+    said: dict[str, Any] = {
+        "instance": noise(f"instance {node}", 16).hex(),
+        "machine": noise(f"machine {node}", 16).hex(),
+        "role": Role.FOLLOWER,
+        "counter": 1,
+        "heartbeat": 20,
+        "lineage": held.keyset.lineage,
+        "epoch": held.keyset.epoch,
+        "digest": held.digest,
+        "kid": held.keyset.active.kid,
+        "token": held.token_id,
+        "tokens": (held.token_id,),
+        "persisted": NOW,
+        "loaded": NOW,
+        "minted": {},
+        "version": "1.0.0",
+    }
+    said.update(members)
+    return Record(node=node, **said)
+
+
+def sealed_record(record: Record, *, token: BootstrapToken = TOKEN, place: Place = PLACE) -> bytes:
+    """Return a record as its node writes it; the same for the same record, token and place."""
+    nonce = noise(f"{record} {token.token_id} {place}", 44)
+    return seal_record(record, token=token, place=place, now=NOW, rnd=nonce[:32], iv=nonce[32:])
+
+
+def seal_as_record(plaintext: bytes, *, node: str = "node-1", token: BootstrapToken = TOKEN) -> bytes:
+    """Return any plaintext sealed as the record of a node."""
+    return seal_plaintext(plaintext, token=token, place=record_place(PLACE, node), typ="keydist-node+jwe")
+
+
+def make_fleet(*records: Record, rose: float = 0.0) -> Fleet:
+    """Return a fleet that was seen whole at one moment of the reader's clock."""
+    return {(record.node, record.instance, record.machine): Sighting(record, rose) for record in records}
+
+
+def notes_of(held: Held, *, at: int = NOW, **since: Mapping[str, int]) -> Notes:
+    """Return notes of a node that holds each key in its state since `at`; `since` names other times, state → kid."""
+    states = {key.kid: key.state for key in held.keyset.keys}
+    states |= {entry.kid: State.REVOKED for entry in held.keyset.revoked}
+    return Notes(
+        keys={kid: {state.value: since.get(state.value, {}).get(kid, at)} for kid, state in states.items()},
+        tokens={held.token_id: at},
+        lifetimes={held.keyset.policy.max_lifetime: at},
+    )

@@ -114,6 +114,13 @@ def _views(fleet: Fleet, held: Held, twice: frozenset[str], *, now: float) -> It
         yield NodeView(record=seen.record, age=now - seen.rose, state=state)
 
 
+def _of_one_history(record: Record, held: Held) -> bool:
+    """Tell whether nothing shows that a record of this lineage is of another history than `held`."""
+    behind = held.keyset.epoch - record.epoch
+    known = (held.digest, *held.keyset.ancestors)  # the digest of the epoch that is so many behind
+    return not 0 <= behind < len(known) or known[behind] == record.digest
+
+
 def _state(seen: Sighting, held: Held, twice: frozenset[str], *, now: float) -> NodeState:  # noqa: PLR0911 - a table
     record, keyset = seen.record, held.keyset
     if record.leaving:
@@ -122,7 +129,7 @@ def _state(seen: Sighting, held: Held, twice: frozenset[str], *, now: float) -> 
         return NodeState.SILENT
     if record.node in twice:
         return NodeState.DOUBLE
-    if record.lineage != keyset.lineage or (record.epoch == keyset.epoch and record.digest != held.digest):
+    if record.lineage != keyset.lineage or not _of_one_history(record, held):
         return NodeState.FORKED
     if record.epoch > keyset.epoch:
         return NodeState.AHEAD

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from keydist.core.keyset import State
+from keydist.core.keyset import REACHABLE, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,15 +36,22 @@ class Notes(NamedTuple):
 
 
 def noted(notes: Notes, held: Held, *, now: int) -> Notes:
-    """Return `notes` with what `held` shows first at `now`, and without the kids that it no longer names."""
+    """Return `notes` with what `held` shows first at `now`, and without the kids that it no longer names.
+
+    A state that a key has not reached in `held` is forgotten: it was noted on the other side of a fork.
+    """
     keyset = held.keyset
-    states = {key.kid: key.state.value for key in keyset.keys}
-    states |= {entry.kid: State.REVOKED.value for entry in keyset.revoked}
+    states = {key.kid: key.state for key in keyset.keys}
+    states |= {entry.kid: State.REVOKED for entry in keyset.revoked}
     return notes._replace(
-        keys={kid: {state: now} | dict(notes.keys.get(kid, {})) for kid, state in states.items()},
+        keys={kid: _reached(notes.keys.get(kid, {}), state, now=now) for kid, state in states.items()},
         tokens={held.token_id: now} | dict(notes.tokens),
         lifetimes={keyset.policy.max_lifetime: now} | dict(notes.lifetimes),
     )
+
+
+def _reached(known: Mapping[str, int], state: State, *, now: int) -> dict[str, int]:
+    return {state.value: now} | {past: at for past, at in known.items() if state in REACHABLE[State(past)]}
 
 
 def longest_lifetime(notes: Notes, held: Held, *, now: int) -> int:

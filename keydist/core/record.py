@@ -39,6 +39,7 @@ MAX_TOKENS: Final = 2
 MAX_HEARTBEAT: Final = 86_400
 INSTANCE_HEX: Final = 32
 _MAX_TEXT: Final = 64
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 _MEMBERS: Final = frozenset(
     {
@@ -132,6 +133,8 @@ def open_record(raw: bytes, *, node: str, place: Place, tokens: tuple[BootstrapT
     """
     if len(raw) > MAX_RECORD:
         raise MalformedError("a record is too long", expected=f"at most {MAX_RECORD} bytes", found=str(len(raw)))
+    if not _NAME.fullmatch(node):
+        raise MalformedError("a record's place names no node", expected="1 to 64 letters, digits, - and _")
     envelope = parse_envelope(raw, typ=RECORD_TYPE)
     check_place(envelope, record_place(place, node))
     token = next((token for token in tokens if token.token_id == envelope.header.token_id), None)
@@ -149,13 +152,15 @@ def open_record(raw: bytes, *, node: str, place: Place, tokens: tuple[BootstrapT
 def _parse(plaintext: bytes, *, lineage: str, epoch: int, node: str) -> Record:
     value = parse_object(plaintext, "a record")
     exact_members(value, _MEMBERS, frozenset(), "a record")
-    if value["node"] != node or value["leaving"] not in (True, False) or value["role"] not in set(Role):
-        raise MalformedError("a record's node, role or leaving is not well formed", expected=f"those of {node}")
+    if value["node"] != node:
+        raise MalformedError("a record names another node than its place", expected=node)
+    if type(value["leaving"]) is not bool:  # 0 and 1 equal False and True
+        raise MalformedError("a record's leaving is not well formed", expected="true or false")
     return Record(
         node=node,
         instance=_hex(value["instance"], INSTANCE_HEX, "instance"),
         machine=_hex(value["machine"], INSTANCE_HEX, "machine"),
-        role=Role(str(value["role"])),
+        role=_role(value["role"]),
         counter=integer(value["counter"], "counter"),
         heartbeat=_heartbeat(value["heartbeat"]),
         lineage=lineage,
@@ -169,8 +174,14 @@ def _parse(plaintext: bytes, *, lineage: str, epoch: int, node: str) -> Record:
         minted=_minted(value["minted"]),
         version=ascii_text(value["version"], "version", most=_MAX_TEXT),
         alarms=array_of(value["alarms"], _code, "alarms", most=MAX_ALARMS),
-        leaving=value["leaving"] is True,
+        leaving=value["leaving"],
     )
+
+
+def _role(value: object) -> Role:
+    if not isinstance(value, str) or value not in {role.value for role in Role}:
+        raise MalformedError("a record's role is not well formed", expected=" or ".join(role.value for role in Role))
+    return Role(value)
 
 
 def _hex(value: object, length: int, what: str) -> str:

@@ -121,15 +121,18 @@ def activation(situation: Situation) -> Gate:
 
 
 def due(situation: Situation) -> Wanted | None:
-    """Return when and why the next rotation is due; None where the policy asks for none."""
+    """Return when and why the next rotation is due, the earliest reason; None where the policy asks for none."""
+    return min(_reasons(situation), key=lambda wanted: wanted.at, default=None)
+
+
+def _reasons(situation: Situation) -> Iterator[Wanted]:
     active, following, policy = situation.held.keyset.active, _next(situation, "sig"), situation.policy
     if following is not None and (following.alg, bits_of(following)) != (active.alg, bits_of(active)):
-        return Wanted(at=situation.since(following) + policy.propagation, why=CHANGE)
+        yield Wanted(at=situation.since(following) + policy.propagation, why=CHANGE)
     if 0 < policy.max_tokens_per_key <= minted(situation, active.kid):
-        return Wanted(at=situation.now, why=COUNT)
+        yield Wanted(at=situation.now, why=COUNT)
     if policy.rotate_every:
-        return Wanted(at=situation.since(active) + policy.rotate_every, why=SCHEDULE)
-    return None
+        yield Wanted(at=situation.since(active) + policy.rotate_every, why=SCHEDULE)
 
 
 def minted(situation: Situation, kid: str) -> int:
@@ -174,7 +177,7 @@ def overdue(situation: Situation) -> tuple[KeydistError, ...]:
     found: list[KeydistError] = []
     wanted, gate = due(situation), activation(situation)
     if wanted is not None and now > max(wanted.at, gate.opens) + grace:
-        found.append(_overdue_rotation(wanted, gate))
+        found.append(_overdue_rotation(wanted, gate, room(situation)))
     late = [kid for kid, at in drop_times(situation) if now > at + grace]
     if late:
         found.append(
@@ -188,8 +191,12 @@ def overdue(situation: Situation) -> tuple[KeydistError, ...]:
     return tuple(found)
 
 
-def _overdue_rotation(wanted: Wanted, gate: Gate) -> OverdueError:
-    held_up = f"nodes that have not acknowledged: {', '.join(gate.lacking[:8])}" if gate.lacking else "no leader did it"
+def _overdue_rotation(wanted: Wanted, gate: Gate, room_at: int | None) -> OverdueError:
+    held_up = "no leader did it"
+    if room_at is not None:
+        held_up = f"no room for another retired key before unix time {room_at}"
+    if gate.lacking:
+        held_up = f"nodes that have not acknowledged: {', '.join(gate.lacking[:8])}"
     return OverdueError(
         f"a rotation is overdue: {wanted.why}",
         expected=f"a rotation since unix time {wanted.at}",

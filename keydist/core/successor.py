@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from keydist.core.genesis import encryption_key, signing_key
 from keydist.core.keyset import MAX_ANCESTORS, Keyset, Revocation, State
-from keydist.errors import UsageError
+from keydist.core.plaintext import MAX_REASON, MAX_REVOKED
+from keydist.core.strict import MAX_INT
+from keydist.errors import NotYetError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -58,9 +60,11 @@ def revoked(
     """Return the keyset with keys revoked, in one epoch, with an active and a next key of each use as ever.
 
     For a revoked active key next signs at once; where that is revoked too, the second of `fresh` does.
-    Raises `UsageError` for a kid that is not listed.
+    Raises `UsageError` for a kid that is not listed and for a reason that the format has no room for, `NotYetError`
+    where the list of revocations is full.
     """
     keyset = held.keyset
+    _check_reason(reason)
     unknown = set(kids) - {key.kid for key in keyset.keys}
     if unknown:
         raise UsageError(
@@ -74,6 +78,13 @@ def revoked(
         *keyset.revoked,
         *(Revocation(kid=key.kid, at=now, reason=reason) for key in keyset.keys if key.kid in kids),
     )
+    if len(entries) > MAX_REVOKED:
+        raise NotYetError(
+            "the keyset has no room for more revocations",
+            expected=f"at most {MAX_REVOKED}",
+            found=str(len(entries)),
+            fix="revoke fewer keys, or wait until a leader lets old revocations go",
+        )
     return _successor(held, now=now, keys=keys, revoked=entries)
 
 
@@ -82,6 +93,8 @@ def extended(held: Held, *, now: int, kid: str, until: int) -> Keyset:
     key = next((key for key in held.keyset.keys if key.kid == kid), None)
     if key is None:
         raise UsageError(f"this node has no key {kid[:64]!a}", fix="see the keys with: keydist key list")
+    if not 0 <= until < MAX_INT:
+        raise UsageError("verify_until is out of range", expected="0 up to 2^53", fix="name a unix time in seconds")
     if key.verify_until is not None and until < key.verify_until:
         raise UsageError(
             "verify_until is never lowered",
@@ -117,6 +130,16 @@ def _successor(
         keys=found,
         revoked=keyset.revoked if revoked is None else revoked,
     )
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON or not (reason.isascii() and reason.isprintable()):
+        raise UsageError(
+            "the reason of a revocation is out of range",
+            expected=f"at most {MAX_REASON} printable ASCII characters",
+            found=f"{len(reason)} characters",
+            fix="give a shorter reason in plain ASCII",
+        )
 
 
 def _place(key: Key) -> tuple[int, int, int]:
