@@ -307,6 +307,12 @@ class ConfigError(KeydistError):
     code, family, exit_code = "config", "configuration", 78
 
 
+class TwoInstancesError(ConfigError):
+    """Two nodes live under one name."""
+
+    code = "two-instances"
+
+
 class TokenError(ConfigError):
     """A bootstrap token is missing or is not well formed."""
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from keydist.core.accept import Held
 from keydist.core.entry import Absent, Stored
-from keydist.core.local import Confirmation, Local
+from keydist.core.local import Confirmation, Local, Start
 from keydist.core.notes import Notes
 from keydist.core.token import BootstrapToken
 from keydist.errors import KeydistError
@@ -137,6 +137,10 @@ class KeysetDisk(Protocol):
         """Keep a refused envelope for inspection; of many, the newest eight."""
         ...
 
+    def count_start(self, fresh: str) -> Start:
+        """Count one more start of a long-running process; `fresh` (32 hex digits) becomes the instance at the first."""
+        ...
+
     def reset(self) -> bool:
         """Forget everything; tell whether there was anything."""
         ...
@@ -165,6 +169,10 @@ class Clock(Protocol):
         """Return seconds that never go back."""
         ...
 
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        ...
+
 
 class Entropy(Protocol):
     """Where randomness comes from."""
@@ -178,11 +186,40 @@ class Entropy(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Who wants to know which keyset is in use: change hooks, local subscribers."""
+
+    def changed(self, held: Held) -> None:
+        """Hear of a keyset that is verified and durable, of the same one again after a restart. Never raises."""
+        ...
+
+
 class Notifier(Protocol):
     """Where a long wait is told: the terminal, the service manager."""
 
     def waiting(self, what: str, *, seconds_left: float) -> None:
         """Say what is being waited for, and for how much longer."""
+        ...
+
+
+class Manager(Notifier, Protocol):
+    """The service manager of a long-running process. Nothing here raises."""
+
+    @property
+    def watchdog_seconds(self) -> float | None:
+        """Within how many seconds `watchdog` must be called again; None where nobody watches."""
+        ...
+
+    def ready(self, status: str) -> None:
+        """Say that a verified key is on disk."""
+        ...
+
+    def status(self, text: str) -> None:
+        """Show how the node stands."""
+        ...
+
+    def watchdog(self) -> None:
+        """Say that the process works."""
         ...
 
 

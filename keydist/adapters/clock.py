@@ -15,3 +15,9 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return seconds that never go back."""
         return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        import asyncio  # noqa: PLC0415 - 37 ms, not needed from disk
+
+        await asyncio.sleep(seconds)

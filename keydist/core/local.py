@@ -17,6 +17,13 @@ class Confirmation(NamedTuple):
     at: int
 
 
+class Start(NamedTuple):
+    """Who runs on a state directory: the instance that its first start made, and the number of this start."""
+
+    instance: str
+    number: int
+
+
 class Local(NamedTuple):
     """What a node's disk holds.
 

@@ -31,7 +31,7 @@ class Beginning:
 
 async def first_envelope(beginning: Beginning, *, entropy: Entropy, clock: Clock) -> bytes:
     """Return the sealed epoch 1 of a new lineage."""
-    active, following = [await _fresh_keys(beginning, entropy) for _ in range(2)]
+    active, following = [await fresh_keys(beginning.alg, beginning.bits, entropy) for _ in range(2)]
     keyset = first_keyset(
         lineage=entropy.random(_LINEAGE_BYTES).hex(),
         now=clock.now(),
@@ -52,9 +52,10 @@ async def first_envelope(beginning: Beginning, *, entropy: Entropy, clock: Clock
     )
 
 
-async def _fresh_keys(beginning: Beginning, entropy: Entropy) -> FreshKeys:
+async def fresh_keys(alg: str, bits: int, entropy: Entropy) -> FreshKeys:
+    """Return new material for one state of each use; `bits` is the size of an RSA key."""
     return FreshKeys(
-        pkcs8=await entropy.signing_key(beginning.alg, beginning.bits),
+        pkcs8=await entropy.signing_key(alg, bits),
         secret=entropy.random(KEY_BYTES),
         secret_kid=entropy.random(ENC_KID_BYTES),
     )

@@ -24,6 +24,9 @@ class VirtualClock:
     def monotonic(self) -> float:
         return self._passed
 
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
     def at(self, seconds: float, event: Callable[[], object]) -> None:
         """Let `event` happen once so many seconds after the start have passed."""
         heapq.heappush(self._events, (seconds, next(self._order), event))

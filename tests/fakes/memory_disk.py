@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from keydist.core.accept import Floor, Held
 from keydist.core.floor import not_on_floor, raised_floor
-from keydist.core.local import Confirmation, Local
+from keydist.core.local import Confirmation, Local, Start
 from keydist.core.notes import Notes, noted
 from keydist.core.token import BootstrapToken
 from keydist.errors import ConflictError, CorruptError, KeydistError, RebuiltFloorError, WrongTokenError
@@ -27,6 +27,7 @@ class MemoryFolder:
     notes: Notes = field(default_factory=Notes)
     public: set[str] = field(default_factory=set)
     confirmation: Confirmation | None = None
+    start: Start | None = None
     refused: list[bytes] = field(default_factory=list)
     is_damaged: bool = False
     """The live keyset does not match its checksums."""
@@ -119,11 +120,17 @@ class MemoryKeysetDisk:
         self._fail_or_go_on()
         self._refuse(envelope)
 
+    def count_start(self, fresh: str) -> Start:
+        self._fail_or_go_on()
+        earlier = self.folder.start or Start(instance=fresh, number=0)
+        self.folder.start = earlier._replace(number=earlier.number + 1)
+        return self.folder.start
+
     def reset(self) -> bool:
         self._fail_or_go_on()
         folder, empty = self.folder, MemoryFolder()
         was_anything = (folder.live, folder.floor, folder.confirmation, folder.refused) != (None, None, None, [])
-        for name in ("live", "floor", "notes", "public", "confirmation", "refused", "is_damaged"):
+        for name in ("live", "floor", "notes", "public", "confirmation", "start", "refused", "is_damaged"):
             setattr(folder, name, getattr(empty, name))
         folder.changes += was_anything
         return was_anything

@@ -27,20 +27,33 @@ from keydist.adapters.disk.installing import (
     write_floor,
 )
 from keydist.adapters.disk.posix import Directory
-from keydist.adapters.disk.reading import ARCHIVE, CONFIRMED, FLOOR, LIVE, MOST, OVERRIDE, SEEN, load_local, stamp
-from keydist.adapters.disk.records import format_confirmation, format_notes, format_override
+from keydist.adapters.disk.reading import (
+    AGENT,
+    ARCHIVE,
+    CONFIRMED,
+    FLOOR,
+    LIVE,
+    MOST,
+    OVERRIDE,
+    SEEN,
+    TOLD,
+    load_local,
+    read_record,
+    stamp,
+)
+from keydist.adapters.disk.records import format_confirmation, format_notes, format_override, format_start, parse_start
 from keydist.adapters.disk.system import System
 from keydist.core.accept import Held
 from keydist.core.envelope import digest
-from keydist.core.local import Confirmation, Local
+from keydist.core.local import Confirmation, Local, Start
 from keydist.core.notes import Notes
 from keydist.core.strict import b64url_encode
 from keydist.core.token import BootstrapToken
-from keydist.errors import BusyError, ConflictError
+from keydist.errors import BusyError, ConflictError, MalformedError
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.02
-_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, PUBLIC, QUARANTINE})
+_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, TOLD, PUBLIC, QUARANTINE})
 
 
 class PosixKeysetDisk:
@@ -154,6 +167,17 @@ class PosixKeysetDisk:
             if name not in cell.names():
                 cell.replace(name, envelope, mode=0o600)
                 trim(cell)
+
+    def count_start(self, fresh: str) -> Start:
+        """Count one more start; see `KeysetDisk`."""
+        with self._locked() as root:
+            try:
+                earlier = parse_start(read_record(root, AGENT) or b"")
+            except MalformedError:
+                earlier = Start(instance=fresh, number=0)
+            start = earlier._replace(number=earlier.number + 1)
+            root.replace(AGENT, format_start(start), mode=0o600)
+            return start
 
     def reset(self) -> bool:
         """Forget everything that keydist keeps here; tell whether there was anything."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from keydist.core.accept import Floor
 from keydist.core.keyset import DIGEST_BYTES, State
-from keydist.core.local import Confirmation
+from keydist.core.local import Confirmation, Start
 from keydist.core.notes import Notes
 from keydist.core.plaintext import parse_kid
 from keydist.core.strict import array_of, b64url_encode, exact_members, fixed, integer, is_hex, parse_object, serialise
@@ -116,6 +116,18 @@ def _object(value: object, what: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise MalformedError(f"{what} is not an object", expected="an object")
     return value
+
+
+def format_start(start: Start) -> bytes:
+    """Return agent.json."""
+    return serialise({"instance": start.instance, "starts": start.number})
+
+
+def parse_start(raw: bytes) -> Start:
+    """Parse agent.json."""
+    value = parse_object(raw, "agent.json")
+    exact_members(value, frozenset({"instance", "starts"}), frozenset(), "agent.json")
+    return Start(instance=_hex(value["instance"], 32, "instance"), number=integer(value["starts"], "starts", least=1))
 
 
 def format_sums(files: Mapping[str, bytes]) -> bytes:

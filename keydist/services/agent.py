@@ -1,0 +1,154 @@
+"""The long-running part of a node: one task group that follows the store, tells the fleet, and, on a leader, leads.
+
+What a part cannot do is an alarm, and is tried again; only a cancellation ends an agent, and then it says that it
+leaves. The service manager is told READY once a verified keyset is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keydist.core.restart import Role
+from keydist.core.rotation import Situation, overdue
+from keydist.errors import OverdueError
+from keydist.services.announce import Announcer, Self, announce, leave
+from keydist.services.fleet import FleetReader
+from keydist.services.follow import follow
+from keydist.services.lead import Leader, lead
+from keydist.services.present import Present
+from keydist.services.reconcile import Genesis, Reconciler
+from keydist.services.status import clock_behind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import NoReturn
+
+    from keydist.core.local import Local
+    from keydist.errors import KeydistError
+    from keydist.ports import Entropy, Journal, Listener, Manager, NodeRecords
+    from keydist.services.node import Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """Everything an agent needs. `resync` and `rehearse_every` in seconds; `others` run beside it."""
+
+    node: Node
+    records: NodeRecords
+    entropy: Entropy
+    journal: Journal
+    manager: Manager
+    genesis: Genesis
+    self_: Self
+    resync: float
+    rehearse_every: int
+    listeners: tuple[Listener, ...] = ()
+    others: tuple[Callable[[], Awaitable[None]], ...] = ()
+    own_alarms: tuple[KeydistError, ...] = ()
+
+
+async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) -> NoReturn:
+    """Run until cancelled. Unless `stays()` then, as for a reload, the fleet is told that the node leaves."""
+    node, self_ = agent.node, agent.self_
+    present = Present(clock=node.clock, disk=node.disk, journal=agent.journal, listeners=agent.listeners)
+    reconciler = Reconciler(node, local, agent.genesis)
+    announcer = Announcer(node, present, self_, entropy=agent.entropy)
+    present.alarm("start", *agent.own_alarms)
+    present.take(local, found=None, how="from-disk")
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            if node.role is Role.LEADER:
+                tasks.create_task(_lead(agent, present, reconciler, announcer))
+            else:
+                agent.records.listen(heard=None, answer=announcer.record)
+            tasks.create_task(
+                follow(node, reconciler, present, entropy=agent.entropy, notifier=agent.manager, resync=agent.resync)
+            )
+            tasks.create_task(announce(announcer, node, agent.records, present, self_, entropy=agent.entropy))
+            tasks.create_task(_watch(agent, present))
+            for other in agent.others:
+                tasks.create_task(_other(other))
+    finally:
+        if not stays():
+            await leave(announcer, agent.records, self_.name)
+    raise AssertionError  # pragma: no cover - the tasks above never end by themselves
+
+
+async def _other(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
+
+
+async def _lead(agent: Agent, present: Present, reconciler: Reconciler, announcer: Announcer) -> None:
+    node, wake = agent.node, present.change()
+    demands = node.demands
+    reader = FleetReader(agent.records, node.clock, place=demands.place, tokens=demands.tokens)
+    leader = Leader(
+        node,
+        present,
+        reader,
+        records=agent.records,
+        reconciler=reconciler,
+        entropy=agent.entropy,
+        heartbeat=agent.self_.heartbeat,
+    )
+
+    def heard(name: str, record: bytes) -> None:
+        reader.hear(name, record)
+        if leader.is_waiting:
+            wake.set()
+
+    agent.records.listen(heard=heard, answer=announcer.record)
+    await lead(leader, node, present, entropy=agent.entropy, heartbeat=agent.self_.heartbeat, wake=wake)
+
+
+async def _watch(agent: Agent, present: Present) -> None:
+    """Look after what only time brings about, and tell the service manager that the node works."""
+    manager, changed, is_ready = agent.manager, present.change(), False
+    limit = 2 * agent.resync + 60
+    while True:
+        changed.clear()
+        _look_after(agent, present)
+        held = present.held
+        if held is not None:
+            text = _summary(present)
+            if is_ready:
+                manager.status(text)
+            else:
+                manager.ready(text)
+                is_ready = True
+        if agent.node.clock.monotonic() - present.turned < limit:
+            manager.watchdog()
+        seconds = manager.watchdog_seconds
+        try:
+            await asyncio.wait_for(changed.wait(), min(seconds / 2 if seconds else limit, agent.self_.heartbeat))
+        except TimeoutError:
+            continue
+
+
+def _look_after(agent: Agent, present: Present) -> None:
+    held, node = present.held, agent.node
+    if held is None:
+        return
+    now, notes = node.clock.now(), present.notes()
+    alarms = [*clock_behind(present.local, now)]
+    if node.role is not Role.LEADER:  # a leader knows whom a rotation waits for
+        alarms += overdue(Situation(held=held, notes=notes, now=now))
+    if agent.rehearse_every and notes.rehearsed is not None and now > notes.rehearsed + agent.rehearse_every:
+        alarms.append(
+            OverdueError(
+                "the last rehearsal of a backup is too long ago",
+                expected=f"one since unix time {now - agent.rehearse_every}",
+                found=f"unix time {notes.rehearsed}",
+                fix="keydist store backup FILE, then: keydist store restore --verify FILE",
+            )
+        )
+    present.alarm("time", *alarms)
+
+
+def _summary(present: Present) -> str:
+    held = present.held
+    epoch = held.keyset.epoch if held is not None else 0
+    alarms = present.alarms
+    return f"epoch {epoch}" + (f", {len(alarms)} alarm(s): {alarms[0].message}" if alarms else ", healthy")

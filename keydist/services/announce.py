@@ -1,0 +1,142 @@
+"""Telling the fleet how this node stands: its sealed record, at each change and each heartbeat, and when it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from keydist.core.crypto import IV_BYTES
+from keydist.core.envelope import RND_BYTES
+from keydist.core.keyset import State
+from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record
+from keydist.core.restart import Role
+from keydist.errors import BucketMissingError, KeydistError
+from keydist.services.pace import Backoff, jittered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import NoReturn
+
+    from keydist.core.accept import Held
+    from keydist.core.local import Start
+    from keydist.core.record import Minted
+    from keydist.core.token import BootstrapToken
+    from keydist.ports import Entropy, NodeRecords
+    from keydist.services.node import Node
+    from keydist.services.present import Present
+
+_SPREAD: Final = 0.1
+_FIRST_PAUSE: Final = 0.2
+_LEAVE_SECONDS: Final = 1.0
+_STARTS_AT: Final = 1 << 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Self:
+    """Who this node is to the fleet; `heartbeat` in seconds, `minted` tells what was signed on this node."""
+
+    name: str
+    machine: str
+    start: Start
+    version: str
+    heartbeat: int
+    minted: Callable[[], Mapping[str, Minted]]
+
+
+class Announcer:
+    """Makes this node's records. Their counter rises with each, and over restarts."""
+
+    def __init__(self, node: Node, present: Present, self_: Self, *, entropy: Entropy) -> None:
+        self._node = node
+        self._present = present
+        self._self = self_
+        self._entropy = entropy
+        self._counter = self_.start.number * _STARTS_AT
+
+    def record(self, *, leaving: bool = False) -> bytes | None:
+        """Return a sealed record of this moment; None without a keyset, or without a token to seal it."""
+        held, token = self._present.held, self._token()
+        if held is None or token is None:
+            return None
+        self._counter += 1
+        return seal_record(
+            self._record(held, leaving=leaving),
+            token=token,
+            place=self._node.demands.place,
+            now=self._node.clock.now(),
+            rnd=self._entropy.random(RND_BYTES),
+            iv=self._entropy.random(IV_BYTES),
+        )
+
+    def _token(self) -> BootstrapToken | None:
+        held, tokens = self._present.held, self._node.demands.tokens
+        current = [token for token in tokens if held is not None and token.token_id == held.token_id]
+        return next(iter((*current, *tokens)), None)
+
+    def _record(self, held: Held, *, leaving: bool) -> Record:
+        keyset, present, own = held.keyset, self._present, self._self
+        listed = {key.kid for key in keyset.keys}
+        return Record(
+            node=own.name,
+            instance=own.start.instance,
+            machine=own.machine,
+            role=self._node.role,
+            counter=self._counter,
+            heartbeat=own.heartbeat,
+            lineage=keyset.lineage,
+            epoch=keyset.epoch,
+            digest=held.digest,
+            kid=keyset.active.kid,
+            token=held.token_id,
+            tokens=tuple(token.token_id for token in self._node.demands.tokens[:MAX_TOKENS]),
+            persisted=present.notes().since(keyset.active.kid, State.ACTIVE, now=present.loaded),
+            loaded=present.loaded,
+            minted={kid: minted for kid, minted in own.minted().items() if kid in listed},
+            version=own.version,
+            alarms=tuple(dict.fromkeys(alarm.code for alarm in present.alarms))[:MAX_ALARMS],
+            leaving=leaving,
+        )
+
+
+async def announce(
+    announcer: Announcer, node: Node, records: NodeRecords, present: Present, self_: Self, *, entropy: Entropy
+) -> NoReturn:
+    """Write this node's record at each change and each heartbeat, for ever. What fails is an alarm."""
+    changed = present.change()
+    failing = Backoff(entropy, first=_FIRST_PAUSE, most=max(_FIRST_PAUSE, self_.heartbeat / 2))
+    while True:
+        changed.clear()
+        record = announcer.record()
+        seconds = jittered(entropy, self_.heartbeat, spread=_SPREAD)
+        if record is not None:
+            try:
+                await _publish(records, self_.name, record, role=node.role)
+            except KeydistError as exc:
+                present.alarm("records", exc)
+                changed.clear()  # this very alarm
+                seconds = min(seconds, failing.pause())
+            else:
+                present.alarm("records")
+                failing.reset()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), seconds)
+
+
+async def _publish(records: NodeRecords, name: str, record: bytes, *, role: Role) -> None:
+    try:
+        await records.publish(name, record)
+    except BucketMissingError:
+        if role is not Role.LEADER:
+            raise
+        await records.create_bucket()
+        await records.publish(name, record)
+
+
+async def leave(announcer: Announcer, records: NodeRecords, name: str) -> None:
+    """Say that this node stops, if that can be said within a second."""
+    record = announcer.record(leaving=True)
+    if record is not None:
+        with suppress(KeydistError, TimeoutError):
+            await asyncio.wait_for(records.publish(name, record), _LEAVE_SECONDS)

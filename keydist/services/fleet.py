@@ -1,0 +1,66 @@
+"""Reading the fleet: records from the store or as they are written, opened, and kept by who wrote them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keydist.core.fleet import HEARTBEATS, Fleet, forgotten, live, sighted
+from keydist.core.record import open_record
+from keydist.errors import KeydistError
+
+if TYPE_CHECKING:
+    from keydist.core.envelope import Place
+    from keydist.core.record import Record
+    from keydist.core.token import BootstrapToken
+    from keydist.ports import Clock, NodeRecords
+
+_KEPT_SECONDS = 7 * 86_400.0
+_MOST_REFUSED = 1000
+
+
+class FleetReader:
+    """The fleet as this process sees it; nothing is kept on disk, so that a node must be heard to count."""
+
+    def __init__(self, records: NodeRecords, clock: Clock, *, place: Place, tokens: tuple[BootstrapToken, ...]) -> None:
+        self._records = records
+        self._clock = clock
+        self._place = place
+        self._tokens = tokens
+        self.fleet: Fleet = {}
+        self.refused: dict[str, KeydistError] = {}
+        """Why the last record of a name could not be opened."""
+
+    async def refresh(self) -> None:
+        """Read every record. Raises the errors of `NodeRecords`."""
+        found = await self._records.read_all()
+        for name, raw in found.items():
+            self.hear(name, raw)
+        self.refused = {name: why for name, why in self.refused.items() if name in found}
+
+    def hear(self, name: str, raw: bytes) -> None:
+        """Take in a record that was read or heard; one that cannot be opened is noted."""
+        try:
+            record = open_record(raw, node=name, place=self._place, tokens=self._tokens)
+        except KeydistError as exc:
+            if len(self.refused) < _MOST_REFUSED:
+                self.refused[name] = exc
+            return
+        self.refused.pop(name, None)
+        self.see(record)
+
+    def see(self, record: Record) -> None:
+        """Take in a record that was opened."""
+        now = self._clock.monotonic()
+        self.fleet = sighted(forgotten(self.fleet, now=now, after=_KEPT_SECONDS), record, now=now)
+
+    def live(self) -> tuple[Record, ...]:
+        """Return the records of the nodes that live."""
+        return live(self.fleet, now=self._clock.monotonic())
+
+    def records(self) -> tuple[Record, ...]:
+        """Return the last record of every instance that was seen."""
+        return tuple(seen.record for seen in self.fleet.values())
+
+    def settles_in(self, heartbeat: int, *, since: float) -> float:
+        """Return in how many seconds every node that lives has had the time to be heard, reading since `since`."""
+        return max(0.0, since + HEARTBEATS * heartbeat - self._clock.monotonic())

@@ -1,0 +1,88 @@
+"""Following the store: look, accept, persist, then tell; again at each notice, each reconnection and each resync.
+
+Whatever the store does, the last good keyset stays in use, and looking never ends. Level-triggered: each look judges
+the whole of what is there, so that a lost, late or repeated notice changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from keydist.core.restart import InStore
+from keydist.errors import InternalError, KeydistError, TransientError
+from keydist.services.pace import Backoff, jittered
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from keydist.ports import Entropy, Notifier
+    from keydist.services.node import Node
+    from keydist.services.present import Present
+    from keydist.services.reconcile import Reconciler
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+_REFUSED_PAUSE: Final = 15.0
+_SPREAD: Final = 1 / 3
+_ANSWERED: Final = frozenset(InStore) - {InStore.UNREACHABLE, InStore.FORBIDDEN}
+
+
+async def follow(
+    node: Node,
+    reconciler: Reconciler,
+    present: Present,
+    *,
+    entropy: Entropy,
+    notifier: Notifier,
+    resync: float,
+) -> NoReturn:
+    """Look at the store for ever; `resync` is the mean of the seconds between two looks where nothing is heard."""
+    silent = Backoff(entropy, first=_FIRST_PAUSE, most=_LONGEST_PAUSE)
+    refused = Backoff(entropy, first=_LONGEST_PAUSE, most=_REFUSED_PAUSE)
+    while True:
+        async with present.writing:
+            pause = await _look(reconciler, present)
+        if pause is None:
+            silent.reset()
+            refused.reset()
+            seconds = jittered(entropy, resync, spread=_SPREAD)
+        else:
+            seconds = min(resync, (silent if pause else refused).pause())
+        if present.held is None:
+            notifier.waiting(_why(present), seconds_left=2 * seconds)
+        present.turned = node.clock.monotonic()
+        await node.store.wait_for_notice(seconds)
+
+
+async def _look(reconciler: Reconciler, present: Present) -> bool | None:
+    """Look once; return None where the store answered, else whether trying again soon may help."""
+    soon = True
+    try:
+        outcome = await reconciler.attempt()
+    except TransientError as exc:
+        alarm: KeydistError = exc
+    except KeydistError as exc:
+        alarm, soon = exc, False
+    except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not stop a node
+        alarm, soon = _defect(exc), False
+    else:
+        present.take(reconciler.local, found=outcome.found, how=outcome.how)
+        present.alarm("store", *outcome.alarms)
+        if outcome.found in _ANSWERED:
+            return None
+        return outcome.found is InStore.UNREACHABLE
+    present.take(reconciler.local, found=None, how="from-disk")
+    present.alarm("store", alarm)
+    return soon
+
+
+def _defect(exc: Exception) -> InternalError:
+    return InternalError(
+        "something unexpected happened while the store was looked at: a defect in keydist",
+        found=type(exc).__name__,
+        fix="report it with what the node and the store were doing",
+    )
+
+
+def _why(present: Present) -> str:
+    return next((alarm.message for alarm in present.alarms), "waiting for a key")

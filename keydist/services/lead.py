@@ -1,0 +1,212 @@
+"""What a leader-role node does unasked: rotate on schedule, let old keys go, and hold back where it may be behind.
+
+The decision is `core.rotation.decide`; any number of leaders may take it, and compare-and-set picks one. No new epoch
+is written while this leader has not yet had the time to hear the whole fleet, for three heartbeats after it put its
+keyset back into the store, nor while a live node shows a later epoch or another lineage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from keydist.core.fleet import HEARTBEATS, ahead, doubled
+from keydist.core.jwk import bits_of
+from keydist.core.keyset import State
+from keydist.core.restart import InStore
+from keydist.core.rotation import Drop, Publish, Situation, Step, Wait, decide, overdue
+from keydist.core.successor import republished_next, rotated, without
+from keydist.errors import ForkError, InternalError, KeydistError, OutdatedError, TwoInstancesError
+from keydist.services.advance import Advanced, advance
+from keydist.services.genesis import fresh_keys
+from keydist.services.living import living
+from keydist.services.pace import jittered
+
+if TYPE_CHECKING:
+    from keydist.core.accept import Held
+    from keydist.core.genesis import FreshKeys
+    from keydist.core.keyset import Key, Keyset
+    from keydist.core.notes import Notes
+    from keydist.core.record import Record
+    from keydist.ports import Entropy, NodeRecords
+    from keydist.services.fleet import FleetReader
+    from keydist.services.node import Node
+    from keydist.services.present import Present
+    from keydist.services.reconcile import Reconciler
+
+_SPREAD: Final = 0.2
+_LEAST_PAUSE: Final = 0.25
+
+
+class Leader:
+    """One leader's view of the fleet and the keys that it has made but not yet published."""
+
+    def __init__(
+        self,
+        node: Node,
+        present: Present,
+        reader: FleetReader,
+        *,
+        records: NodeRecords,
+        reconciler: Reconciler,
+        entropy: Entropy,
+        heartbeat: int,
+    ) -> None:
+        self._node = node
+        self._present = present
+        self._reader = reader
+        self._records = records
+        self._reconciler = reconciler
+        self._entropy = entropy
+        self._heartbeat = heartbeat
+        self._since = node.clock.monotonic()
+        self._asked: int | None = None
+        self.is_waiting = False
+        """Whether only acknowledgements are missing: what is heard may change the decision at once."""
+        self._spare: dict[tuple[str, int], FreshKeys] = {}
+
+    async def step(self) -> Advanced | None:
+        """Decide once and do it; return what was written. Raises the errors of the ports and of `advance`."""
+        present = self._present
+        if present.held is None or present.found is not InStore.SAME:
+            return None
+        notes = present.notes()
+        await self._ask_after_republication(notes)
+        situation = self._situation(present.held, notes)
+        if not self._acts(decide(situation)) or self._holds_back(situation):
+            return None
+        await self._reader.refresh()  # what is done is decided on what is there now
+        situation = self._situation(present.held, notes)
+        step = decide(situation)
+        if isinstance(step, Wait) or self._holds_back(situation):
+            return None
+        fresh = None if isinstance(step, Drop) else await self._fresh(present.held)
+        async with present.writing:
+            if present.held.digest != situation.held.digest:
+                return None  # somebody else was faster
+            done = await advance(
+                self._node,
+                present.local,
+                lambda held, now: _build(held, now, step, fresh),
+                entropy=self._entropy,
+            )
+            self._spare.clear()
+            self._reconciler.local = done.local
+            present.take(done.local, found=InStore.SAME, how=type(step).__name__.lower())
+        return done
+
+    def _acts(self, step: Step) -> bool:
+        self.is_waiting = isinstance(step, Wait) and bool(step.lacking)
+        return not isinstance(step, Wait)
+
+    async def _ask_after_republication(self, notes: Notes) -> None:
+        """Ask the living once after this node put its keyset back: one may hold a later one."""
+        if notes.republished is None or notes.republished == self._asked or not self._is_recent(notes):
+            return
+        node = self._node
+        for record in await living(self._records, place=node.demands.place, tokens=node.demands.tokens):
+            self._reader.see(record)
+        self._asked = notes.republished
+
+    def _situation(self, held: Held, notes: Notes) -> Situation:
+        return Situation(
+            held=held,
+            notes=notes,
+            now=self._node.clock.now(),
+            live=self._reader.live(),
+            records=self._reader.records(),
+        )
+
+    def _is_recent(self, notes: Notes) -> bool:
+        return notes.republished is not None and (
+            self._node.clock.now() < notes.republished + HEARTBEATS * self._heartbeat
+        )
+
+    def _holds_back(self, situation: Situation) -> bool:
+        """Tell whether no epoch may be written now, whatever is due."""
+        if self._reader.settles_in(self._heartbeat, since=self._since) > 0 or self._is_recent(situation.notes):
+            return True
+        return bool(ahead(situation.held, situation.live))
+
+    async def _fresh(self, held: Held) -> FreshKeys:
+        """Return keys of the next key's kind, kept until they are used: a lost race must not cost them."""
+        kind = next_kind(held)
+        if kind not in self._spare:
+            self._spare = {kind: await fresh_keys(*kind, self._entropy)}
+        return self._spare[kind]
+
+    def alarms(self) -> tuple[KeydistError, ...]:
+        """Return what is wrong with the fleet as this leader sees it."""
+        held, records = self._present.held, self._reader.live()
+        found = [_two_instances(name) for name in sorted(doubled(records))]
+        if held is not None:
+            found += overdue(self._situation(held, self._present.notes()))
+            found += [_ahead(record, held) for record in ahead(held, records)]
+        return tuple(found)
+
+
+def next_kind(held: Held) -> tuple[str, int]:
+    """Return the algorithm and the size (bits, 0 where there is none to choose) of the key that signs next."""
+    key = _next(held) or held.keyset.active
+    return key.alg, bits_of(key)
+
+
+def _next(held: Held) -> Key | None:
+    return next((key for key in held.keyset.signing_keys() if key.state is State.NEXT), None)
+
+
+def _build(held: Held, now: int, step: Step, fresh: FreshKeys | None) -> Keyset:
+    if isinstance(step, Drop):
+        return without(held, now=now, drop=step.kids)
+    if fresh is None or isinstance(step, Wait):  # pragma: no cover - the caller made them
+        raise AssertionError
+    alg = next_kind(held)[0]
+    if isinstance(step, Publish):
+        return republished_next(held, now=now, alg=alg, fresh=fresh, uses=step.uses)
+    return rotated(held, now=now, alg=alg, fresh=fresh, drop=step.drop)
+
+
+async def lead(
+    leader: Leader, node: Node, present: Present, *, entropy: Entropy, heartbeat: int, wake: asyncio.Event
+) -> NoReturn:
+    """Decide whenever `wake` is set, and at each heartbeat, for ever."""
+    while True:
+        wake.clear()
+        failure: tuple[KeydistError, ...] = ()
+        try:
+            done = await leader.step()
+        except KeydistError as exc:
+            failure = (exc,)
+        except Exception as exc:  # noqa: BLE001 - a defect must not stop a node
+            failure = (InternalError("something unexpected happened while leading", found=type(exc).__name__),)
+        else:
+            failure = done.alarms if done is not None else ()
+        present.alarm("leading", *leader.alarms(), *failure)
+        await node.clock.sleep(_LEAST_PAUSE)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wake.wait(), jittered(entropy, heartbeat, spread=_SPREAD))
+
+
+def _two_instances(name: str) -> KeydistError:
+    return TwoInstancesError(
+        f"two instances live under the name {name}",
+        expected="one",
+        fix="give each node a name of its own (node:); for a cloned machine: keydist reset on the clone",
+    )
+
+
+def _ahead(record: Record, held: Held) -> KeydistError:
+    if record.lineage != held.keyset.lineage:
+        return ForkError(
+            f"node {record.node} holds a keyset of another lineage",
+            expected=f"lineage {held.keyset.lineage}",
+            found=f"lineage {record.lineage}",
+            fix="decide which side is right; on the node that must change: keydist store resolve --keep store",
+        )
+    return OutdatedError(
+        f"node {record.node} holds a later epoch than the store: no epoch is written until that is settled",
+        expected=f"epoch {held.keyset.epoch}",
+        found=f"epoch {record.epoch}",
+        fix=f"on {record.node}: keydist store backup FILE; here: keydist store restore FILE, keydist store republish",
+    )
