@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import nats.errors
-from nats.protocol.parser import Parser
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _CLOSE_SECONDS: Final = 1.0
 _MOST_BYTES: Final = 2 * 1024 * 1024
+_MOST_LINE: Final = 128 * 1024
 # What answers a question goes to an inbox, or through an account's import; on to nothing that stores.
 _INBOXES: Final = ("_INBOX", "_R_.")
 
@@ -55,7 +56,8 @@ class BoundedParser(Parser):
             raise
         except Exception as exc:
             raise nats.errors.ProtocolError from exc
-        if max(self.needed, len(self.buf)) > _MOST_BYTES:
+        is_line = self.state == AWAITING_CONTROL_LINE
+        if (len(self.buf) > _MOST_LINE) if is_line else (self.needed > _MOST_BYTES):
             raise nats.errors.ProtocolError
 
 
