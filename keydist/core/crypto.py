@@ -43,6 +43,12 @@ RSA_BITS: Final = (2048, 4096)
 """The smallest and the largest RSA modulus that is accepted, in bits."""
 RSA_EXPONENT: Final = 65537
 
+_SHA256: Final = SHA256()
+_ECDSA: Final = ec.ECDSA(_SHA256)
+_RSA_PADDING: Final[dict[str, padding.AsymmetricPadding]] = {
+    "RS256": padding.PKCS1v15(),
+    "PS256": padding.PSS(mgf=padding.MGF1(_SHA256), salt_length=padding.PSS.DIGEST_LENGTH),
+}
 _UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
 """What cryptography raises for bytes that are no key; the last for an X448 or Ed448 key of another length."""
 
@@ -166,9 +172,9 @@ def sign(private: PrivateKey, alg: str, message: bytes) -> bytes:
     The key was checked for `alg` when it was loaded.
     """
     if isinstance(private, rsa.RSAPrivateKey):
-        return private.sign(message, _rsa_padding(alg), SHA256())
+        return private.sign(message, _RSA_PADDING[alg], _SHA256)
     if isinstance(private, ec.EllipticCurvePrivateKey):
-        r, s = decode_dss_signature(private.sign(message, ec.ECDSA(SHA256())))
+        r, s = decode_dss_signature(private.sign(message, _ECDSA))
         return r.to_bytes(_P256_BYTES, "big") + s.to_bytes(_P256_BYTES, "big")
     return private.sign(message)
 
@@ -189,12 +195,12 @@ def verify(public: PublicKey | bytes, alg: str, message: bytes, signature: bytes
     key = load_der_public_key(public) if isinstance(public, bytes) else public
     try:
         if alg in RSA_ALGS and isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, message, _rsa_padding(alg), SHA256())
+            key.verify(signature, message, _RSA_PADDING[alg], _SHA256)
         elif alg == "ES256" and isinstance(key, ec.EllipticCurvePublicKey):
             if len(signature) != 2 * _P256_BYTES:
                 return False
             r, s = (int.from_bytes(part, "big") for part in (signature[:_P256_BYTES], signature[_P256_BYTES:]))
-            key.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
+            key.verify(encode_dss_signature(r, s), message, _ECDSA)
         elif alg == "EdDSA" and isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, message)
         else:
@@ -202,9 +208,3 @@ def verify(public: PublicKey | bytes, alg: str, message: bytes, signature: bytes
     except InvalidSignature:
         return False
     return True
-
-
-def _rsa_padding(alg: str) -> padding.AsymmetricPadding:
-    if alg == "PS256":
-        return padding.PSS(mgf=padding.MGF1(SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
-    return padding.PKCS1v15()

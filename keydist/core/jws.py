@@ -88,7 +88,11 @@ def compose_claims(
     texts: list[object] = [issuer, subject, *several]
     if not several or not all(isinstance(text, str) and text for text in texts):
         raise UsageError("a JWT needs an issuer, a subject and an audience", expected="text that is not empty")
-    composed = {
+    if "nbf" in claims and type(claims["nbf"]) is not int:
+        raise UsageError("nbf is not a time", expected="unix seconds")
+    for value in (claims if type(claims) is dict else dict(claims), *texts):
+        _check_json(value, 0)
+    return {
         "iss": issuer,
         "sub": subject,
         "aud": audience if isinstance(audience, str) else several,
@@ -96,16 +100,17 @@ def compose_claims(
         "iat": issued,
         **claims,
     }
-    if "nbf" in claims and type(claims["nbf"]) is not int:
-        raise UsageError("nbf is not a time", expected="unix seconds")
-    _check_json(composed, 0)
-    return composed
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether text has no half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _check_json(value: object, depth: int) -> None:
     """Refuse what a strict reader would: it must come back from JSON as it went in."""
     if isinstance(value, str):
-        good = value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+        good = is_unicode(value)
     elif value is None or isinstance(value, bool):
         good = True
     elif isinstance(value, int):
@@ -117,8 +122,7 @@ def _check_json(value: object, depth: int) -> None:
     elif isinstance(value, dict) and depth < _MAX_DEPTH:
         good = True
         for name, item in value.items():
-            good = good and isinstance(name, str)
-            _check_json(name, depth + 1)
+            good = good and isinstance(name, str) and is_unicode(name)
             _check_json(item, depth + 1)
     else:
         good = False

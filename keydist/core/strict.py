@@ -18,7 +18,7 @@ MAX_INT: Final = 2**53
 
 _T = TypeVar("_T")
 _HEX: Final = frozenset("0123456789abcdef")
-_ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def b64url_encode(raw: bytes) -> str:
@@ -32,7 +32,7 @@ def b64url_decode(text: str | bytes, what: str) -> bytes:
     Raises `MalformedError`, naming `what`.
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    if len(data) % 4 == 1 or not _ALPHABET.issuperset(data):
+    if len(data) % 4 == 1 or data.translate(None, _ALPHABET):
         raise MalformedError(f"{what} is not base64url", expected="unpadded base64url")
     try:
         raw = base64.urlsafe_b64decode(data + b"=" * (-len(data) % 4))
@@ -67,19 +67,20 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+# Made once: json.loads and json.dumps with options make a new one at each call.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_members, parse_float=_refuse_number, parse_constant=_refuse_number, parse_int=_integer
+)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
 def parse_object(raw: bytes, what: str) -> dict[str, Any]:
     """Parse one JSON object: UTF-8, no duplicate members, integers 0 ≤ n < 2^53 only.
 
     Raises `MalformedError`, naming `what`.
     """
     try:
-        value = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_members,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-            parse_int=_integer,
-        )
+        value = _DECODER.decode(raw.decode("utf-8"))
     except MalformedError as exc:
         problem = MalformedError(f"{what}: {exc.message}", expected=exc.expected)
     except (ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -93,7 +94,7 @@ def parse_object(raw: bytes, what: str) -> dict[str, Any]:
 
 def serialise(value: Mapping[str, object]) -> bytes:
     """Return compact ASCII JSON with the members in the order given."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def exact_members(value: Mapping[str, object], required: frozenset[str], optional: frozenset[str], what: str) -> None:

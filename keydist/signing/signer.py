@@ -1,0 +1,138 @@
+"""Minting JWTs with the active key of the keyset on disk, for as long as this node's lease lasts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from keydist.adapters.config import load_config
+from keydist.adapters.mints import MintCounter
+from keydist.core import crypto
+from keydist.core.jws import compose_claims, mint_compact
+from keydist.core.lease import Lease, check_lease
+from keydist.errors import KeydistError, UnsafeFileError, UsageError, WrongUserError
+from keydist.signing.following import Following, Snapshot
+from keydist.wiring import machine
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from keydist.core.accept import Demands, Held
+    from keydist.core.crypto import PrivateKey
+    from keydist.core.keyset import Key
+    from keydist.core.token import BootstrapToken
+    from keydist.ports import Clock, KeysetDisk, Mints
+
+_LIFETIME: Final = 900
+
+
+class _Active(NamedTuple):
+    key: Key
+    private: PrivateKey
+    lease: Lease | None
+    max_lifetime: int
+
+
+class Signer:
+    """Mints JWTs and follows the keyset on disk by itself. Threads may share one. Close it when done."""
+
+    def __init__(
+        self,
+        disk: KeysetDisk,
+        clock: Clock,
+        tokens: tuple[BootstrapToken, ...] = (),
+        *,
+        issuer: str | None = None,
+        mints: Mints | None = None,
+        demands: Demands | None = None,
+    ) -> None:
+        self._clock = clock
+        self._issuer = issuer
+        self._mints = mints
+        self._following = Following(disk, clock, tokens, demands, _active)
+
+    @classmethod
+    def open(cls, config: str | None = None) -> Self:
+        """Return the signer of this node, as configured (a path, `$KEYDIST_CONFIG` or the default one).
+
+        The keyset is first read by `mint`. Raises `ConfigError`.
+        """
+        node = machine(load_config(config, environ=os.environ, overrides={}), os.environ)
+        return cls(
+            node.disk,
+            node.clock,
+            node.tokens,
+            issuer=node.config.issuer,
+            mints=MintCounter(node.config.runtime_dir, node.clock),
+            demands=node.demands,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Keep the count of what was minted."""
+        if self._mints is not None:
+            self._mints.close()
+
+    def mint(
+        self,
+        claims: Mapping[str, Any],
+        *,
+        subject: str,
+        audience: str | Sequence[str],
+        issuer: str | None = None,
+        lifetime: int = _LIFETIME,
+        typ: str = "JWT",
+    ) -> str:
+        """Return a JWT of `claims` and the registered ones, valid from now for `lifetime` seconds.
+
+        `issuer` is the configured one unless given. Raises `UsageError` (claims, lifetime), `LeaseExpiredError`,
+        `ClockBehindError`, `NotYetError` (no keyset), or why the keyset on disk must not be used.
+        """
+        snapshot = self._following.current()
+        active, now = snapshot.view, self._clock.now()
+        if snapshot.trouble is not None:
+            _weigh(snapshot.trouble, snapshot)
+        if active.lease is None or not active.lease.covers_minting(now):
+            check_lease(active.lease, now)
+        if type(lifetime) is not int or not 0 < lifetime <= active.max_lifetime:
+            raise UsageError(
+                "a JWT must not live that long",
+                expected=f"1 to {active.max_lifetime} s",
+                found=f"{lifetime} s",
+                fix="mint a new one before it expires, or raise max_lifetime in the policy",
+            )
+        issuer = issuer or self._issuer
+        if issuer is None:
+            raise UsageError("a JWT needs an issuer", fix="give one, or set issuer: in the configuration")
+        expires = now + lifetime
+        composed = compose_claims(
+            claims, issuer=issuer, subject=subject, audience=audience, issued=now, expires=expires
+        )
+        jwt = mint_compact(active.key, active.private, composed, typ)
+        if self._mints is not None:
+            self._mints.minted(active.key.kid, expires)
+        return jwt
+
+
+def _active(held: Held, lease: Lease | None, before: _Active | None) -> _Active:
+    key = held.keyset.active
+    if before is not None and before.key.kid == key.kid:
+        private = before.private
+    else:
+        private = crypto.load_private(key.material, key.alg, validate=False)
+    return _Active(key=key, private=private, lease=lease, max_lifetime=held.keyset.policy.max_lifetime)
+
+
+def _weigh(trouble: KeydistError, snapshot: Snapshot[_Active]) -> None:
+    """Refuse to mint where others may have had the key, or the floor says that it was revoked.
+
+    Any other damage leaves a verified key, which mints until its lease ends.
+    """
+    if isinstance(trouble, UnsafeFileError | WrongUserError) or snapshot.view.key.kid in snapshot.revoked:
+        raise trouble.with_traceback(None)

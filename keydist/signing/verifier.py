@@ -1,0 +1,146 @@
+"""Verifying JWTs with the keyset on disk: without limit, and never calling unknown what it may only not know yet."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from threading import Lock
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+from keydist.adapters.config import load_config
+from keydist.core import crypto
+from keydist.core.jwk import jwk_set
+from keydist.core.jws import Claims, check_claims, check_signature, parse_compact
+from keydist.core.lease import Lease
+from keydist.errors import InvalidJwtError, KeydistError, UnavailableError, UsageError
+from keydist.signing.following import Following, Snapshot
+from keydist.wiring import machine
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from keydist.core.accept import Demands, Held
+    from keydist.core.crypto import PublicKey
+    from keydist.core.keyset import Keyset
+    from keydist.core.token import BootstrapToken
+    from keydist.ports import Clock, KeysetDisk
+
+_ASK_SECONDS: Final = 1.0
+
+
+class _Public(NamedTuple):
+    alg: str
+    loaded: PublicKey
+
+
+class _Trusted(NamedTuple):
+    keyset: Keyset
+    keys: Mapping[str, _Public]
+    lease: Lease | None
+
+
+class Verifier:
+    """Verifies JWTs and follows the keyset on disk by itself. Threads may share one.
+
+    `refresh` is called where a kid is unknown, at most once a second, before the disk is looked at again: it may ask
+    the agent or the store for a newer keyset. A `KeydistError` or `OSError` of its counts as no news.
+    """
+
+    def __init__(
+        self,
+        disk: KeysetDisk,
+        clock: Clock,
+        tokens: tuple[BootstrapToken, ...] = (),
+        *,
+        demands: Demands | None = None,
+        refresh: Callable[[], None] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._following = Following(disk, clock, tokens, demands, _trusted)
+        self._refresh = refresh
+        self._ask_at = -math.inf
+        self._asking = Lock()
+
+    @classmethod
+    def open(cls, config: str | None = None, *, refresh: Callable[[], None] | None = None) -> Self:
+        """Return the verifier of this node, as configured (a path, `$KEYDIST_CONFIG` or the default one).
+
+        The keyset is first read by `verify`. Raises `ConfigError`.
+        """
+        node = machine(load_config(config, environ=os.environ, overrides={}), os.environ)
+        return cls(node.disk, node.clock, node.tokens, demands=node.demands, refresh=refresh)
+
+    def verify(self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT") -> Claims:
+        """Return what a JWT says, once its signature, its times, its issuer, its audience and its type are right.
+
+        `leeway` is in seconds, the policy's unless given. Raises `InvalidJwtError` (with a `reason`),
+        `UnavailableError` where this node cannot tell, `UsageError` for an empty `audience` or `issuer`.
+        """
+        if not audience or not issuer:
+            raise UsageError("audience and issuer say what is expected of a JWT", expected="text that is not empty")
+        parsed = parse_compact(jwt)
+        kid, snapshot = parsed.header.kid, self._current()
+        if kid not in snapshot.view.keys and kid not in snapshot.revoked:
+            snapshot = self._asked_again()
+        if kid in snapshot.revoked:
+            raise InvalidJwtError("the key of the JWT was revoked", reason="kid-revoked", expected="a key in use")
+        key = snapshot.view.keys.get(kid)
+        if key is None:
+            self._refuse_unknown(snapshot.view.lease)
+        check_signature(parsed, key.loaded, alg=key.alg, typ=typ)
+        if leeway is None:
+            leeway = snapshot.view.keyset.policy.leeway
+        return check_claims(parsed, issuer=issuer, audience=audience, now=self._clock.now(), leeway=leeway)
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """Return the JWK Set (RFC 7517): every key that verifies, those among them that are yet to sign.
+
+        Raises `UnavailableError`.
+        """
+        snapshot = self._current()
+        listed = jwk_set(snapshot.view.keyset)["keys"]
+        return {"keys": [jwk for jwk in listed if jwk["kid"] not in snapshot.revoked]}
+
+    def _current(self) -> Snapshot[_Trusted]:
+        try:
+            return self._following.current()
+        except KeydistError as exc:  # whatever it is, it says nothing about the JWT
+            raise UnavailableError(
+                "this node has no keyset to verify with", expected=exc.expected, found=exc.message, fix=exc.fix
+            ) from exc
+
+    def _asked_again(self) -> Snapshot[_Trusted]:
+        """Return the snapshot after one more look, and one question, if the last was a second ago."""
+        with self._asking:
+            now = self._clock.monotonic()
+            due = now >= self._ask_at
+            if due:
+                self._ask_at = now + _ASK_SECONDS
+        if due:
+            if self._refresh is not None:
+                with suppress(KeydistError, OSError):
+                    self._refresh()
+            self._following.look()
+        return self._current()
+
+    def _refuse_unknown(self, lease: Lease | None) -> NoReturn:
+        now = self._clock.now()
+        if lease is not None and lease.is_fresh(now):
+            raise InvalidJwtError("the key of the JWT is unknown", reason="kid-unknown", expected="a key of the keyset")
+        raise UnavailableError(
+            "the key of the JWT is unknown here, but this node may only be behind",
+            expected="an epoch that was confirmed just now",
+            found="never confirmed" if lease is None else f"confirmed {now - lease.confirmed} s ago",
+            fix="try again; if it stays so, see why this node does not follow: keydist status",
+        )
+
+
+def _trusted(held: Held, lease: Lease | None, before: _Trusted | None) -> _Trusted:
+    known = before.keys if before is not None else {}
+    keys = {
+        key.kid: known.get(key.kid) or _Public(alg=key.alg, loaded=crypto.load_public(key.public.spki))
+        for key in held.keyset.signing_keys()
+    }
+    return _Trusted(keyset=held.keyset, keys=keys, lease=lease)
