@@ -43,6 +43,7 @@ MAX_RECORD: Final = 8 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _MOST_NAMES: Final = 10_000
 _MOST_INFO_BYTES: Final = 2 * 1024 * 1024
+_MOST_INFO_MEMBERS: Final = 100_000  # names may hold braces
 _MOST_AT_ONCE: Final = 64
 _ALL_SECONDS: Final = 30.0
 _MOST_ANSWERS: Final = 1000
@@ -121,7 +122,7 @@ class NatsNodeRecords:
         """Return the state of the stream; empty where there is none."""
         subject = f"$JS.API.STREAM.INFO.{self._stream}"
         reply = await self._connection.request(subject, json.dumps(query).encode())
-        info = parse_answer(reply, most_bytes=_MOST_INFO_BYTES, most_members=_MOST_NAMES)
+        info = parse_answer(reply, most_bytes=_MOST_INFO_BYTES, most_members=_MOST_INFO_MEMBERS)
         if error_code(info) == NO_STREAM:
             return {}
         raise_error(info)
