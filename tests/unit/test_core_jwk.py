@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from keydist.core import crypto
-from keydist.core.jwk import jwk_set, public_jwk, thumbprint
+from keydist.core.jwk import bits_of, jwk_set, public_jwk, thumbprint
 from keydist.core.keyset import State
+from keydist.core.strict import b64url_encode
 from keydist.errors import MalformedError
 from tests.material import Change, enc_key, history, make_keyset, sig_key
 
@@ -69,3 +72,25 @@ def test_the_jwk_set_holds_no_symmetric_and_no_revoked_key() -> None:
 def test_a_symmetric_key_has_no_jwk() -> None:
     with pytest.raises(MalformedError, match="no public part"):
         public_jwk(enc_key("A"))
+
+
+@pytest.mark.parametrize(
+    ("name", "alg", "bits"),
+    [("rsa-a", "RS256", 2048), ("rsa-b", "PS256", 2048), ("A", "ES256", 0), ("A", "EdDSA", 0)],
+)
+def test_the_size_of_an_rsa_key_is_that_of_its_modulus(name: str, alg: str, bits: int) -> None:
+    assert bits_of(sig_key(name, alg=alg)) == bits
+    assert bits_of(sig_key(name, State.RETIRED, alg=alg)) == bits
+
+
+@pytest.mark.parametrize("bits", [2047, 2048, 2049, 3072, 4096])
+def test_the_size_is_told_to_the_bit(bits: int) -> None:
+    key = sig_key("rsa-a", alg="RS256")
+    modulus = b64url_encode((1 << (bits - 1)).to_bytes((bits + 7) // 8, "big"))
+    public = replace(key.public, members=key.public.members | {"n": modulus})
+    assert bits_of(replace(key, public_part=public)) == bits
+
+
+def test_a_symmetric_key_has_no_modulus() -> None:
+    with pytest.raises(MalformedError, match="no public part"):
+        bits_of(enc_key("A"))

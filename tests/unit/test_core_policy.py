@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from keydist.core.policy import MEMBERS, Policy, parse_policy
+from keydist.core.policy import MEMBERS, NEVER_LOWERED, Policy, check_policy_change, parse_policy
 from keydist.errors import MalformedError
 
 DEFAULTS = {
@@ -93,3 +93,33 @@ def test_leeway_covers_two_clocks() -> None:
     assert Policy(leeway=60, skew=30).leeway == 2 * 30
     with pytest.raises(MalformedError, match=r"policy\.leeway is too short"):
         Policy(leeway=59, skew=30)
+
+
+# --- changing it --------------------------------------------------------------------------------
+
+WIDE = Policy(propagation=1000, leeway=100, skew=30)
+
+
+def test_what_is_never_lowered_is_written_down() -> None:
+    assert NEVER_LOWERED == ("propagation", "max_lifetime", "mint_lease", "leeway", "skew")
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_policy_may_be_raised_and_only_some_of_it_lowered(name: str) -> None:
+    value = getattr(WIDE, name)
+    check_policy_change(WIDE, replace(WIDE, **{name: value + 1}))
+    check_policy_change(WIDE, WIDE)
+    if value == 0:
+        return
+    lower = replace(WIDE, **{name: value - 1})
+    if name not in NEVER_LOWERED:
+        check_policy_change(WIDE, lower)
+        return
+    with pytest.raises(MalformedError, match=rf"policy\.{name} is never lowered") as caught:
+        check_policy_change(WIDE, lower)
+    assert (caught.value.expected, caught.value.found) == (f"at least {value}", str(value - 1))
+
+
+def test_what_one_member_gains_does_not_make_up_for_another() -> None:
+    with pytest.raises(MalformedError, match=r"policy\.skew"):
+        check_policy_change(WIDE, replace(WIDE, propagation=2000, max_lifetime=10**6, mint_lease=10**6, skew=29))

@@ -14,24 +14,33 @@ from keydist.core import crypto
 from keydist.core.accept import Held, accept
 from keydist.core.entry import Absence, Absent, Stored
 from keydist.core.envelope import open_envelope, parse_envelope
+from keydist.core.fleet import view
 from keydist.core.genesis import FreshKeys
 from keydist.core.local import Confirmation, Local
 from keydist.core.plaintext import parse_keyset, serialise_keyset
+from keydist.core.record import RECORD_TYPE, open_record
+from keydist.core.rotation import Situation, decide
 from keydist.core.strict import b64url_encode, parse_object
+from keydist.core.successor import extended, revoked
 from keydist.core.token import format_token, generate_token, parse_token, parse_token_file
 from keydist.errors import KeydistError
 from tests.material import (
     IMPOSTOR,
     LINEAGE,
     NOW,
+    PLACE,
     TOKEN,
     chain,
     demands,
     first,
     floor_of,
+    make_fleet,
     make_keyset,
+    make_record,
     noise,
+    notes_of,
     pkcs8,
+    sealed_record,
     standing_keys,
 )
 
@@ -68,6 +77,9 @@ def assert_secret_free(text: str) -> None:
     assert format_token(TOKEN)[16:40] not in text
 
 
+FRESH: Final = FreshKeys(pkcs8=pkcs8("A"), secret=noise("secret A", 32), secret_kid=noise("kid A", 16))
+SITUATION: Final = Situation(held=HELD, notes=notes_of(HELD), now=NOW, live=(make_record(HELD),))
+RECORD: Final = sealed_record(make_record(HELD))
 VALUES: Final[dict[str, object]] = {
     "token": TOKEN,
     "derived keys": KEYS,
@@ -81,7 +93,14 @@ VALUES: Final[dict[str, object]] = {
     "local": Local(held=HELD, floor=floor_of(HELD), confirmation=Confirmation(epoch=1, digest=HELD.digest, at=NOW)),
     "stored": Stored(envelope=HELD.envelope, revision=1),
     "absent": Absent(why=Absence.UNKNOWN),
-    "fresh keys": FreshKeys(pkcs8=pkcs8("A"), secret=noise("secret A", 32), secret_kid=noise("kid A", 16)),
+    "fresh keys": FRESH,
+    "record": make_record(HELD),
+    "sealed record": parse_envelope(RECORD, typ=RECORD_TYPE),
+    "fleet": make_fleet(make_record(HELD)),
+    "rows of the fleet": view(make_fleet(make_record(HELD)), HELD, now=0.0),
+    "notes": notes_of(HELD),
+    "situation": SITUATION,
+    "step": decide(SITUATION),
 }
 
 
@@ -139,6 +158,16 @@ FAILURES: Final[dict[str, tuple[Callable[[bytes], object], bytes]]] = {
     "token file with a line too many": (parse_token_file, f"{TEXT}\n{TEXT}\n{TEXT}".encode()),
     "token file with one token twice": (parse_token_file, f"{TEXT}\n{TEXT}\n".encode()),
     "another secret": (lambda raw: open_envelope(parse_envelope(raw), IMPOSTOR), HELD.envelope),
+    "record under another secret": (
+        lambda raw: open_record(raw, node="node-1", place=PLACE, tokens=(IMPOSTOR,)),
+        RECORD,
+    ),
+    "record of a token not held": (lambda raw: open_record(raw, node="node-1", place=PLACE, tokens=()), RECORD),
+    "revoking what is not there": (
+        lambda raw: revoked(HELD, now=NOW, kids=[raw.decode()], reason="", alg="EdDSA", fresh=(FRESH, FRESH)),
+        b"x",
+    ),
+    "extending what is not there": (lambda raw: extended(HELD, now=NOW, kid=raw.decode(), until=NOW), b"x"),
     "another history": (lambda raw: accept(raw, demands(chain(3)[2])), first("other ").envelope),
 }
 
