@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from keydist.adapters.nats.store import NatsKeysetStore
     from keydist.core.local import Local
     from keydist.core.token import BootstrapToken
-    from keydist.ports import Notifier
+    from keydist.ports import NodeRecords, Notifier
     from keydist.services.reconcile import Genesis
 
 _LEAST_SECONDS: Final = 1.0
@@ -194,12 +194,12 @@ async def _bootstrap(node: Machine, local: Local, *, seconds: float, notifier: N
     from keydist.services.bootstrap import bootstrap  # noqa: PLC0415
     from keydist.services.node import Node  # noqa: PLC0415
 
-    store = open_store(node.config, seconds=seconds)
+    store, records = open_ports(node.config, seconds=seconds)
     try:
         return await bootstrap(
             Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role(node.config.role)),
             local,
-            genesis=_genesis(node),
+            genesis=genesis(node, records),
             retry=TenacityRetry(node.clock),
             notifier=notifier,
             seconds=seconds,
@@ -208,13 +208,16 @@ async def _bootstrap(node: Machine, local: Local, *, seconds: float, notifier: N
         await store.close()
 
 
-def _genesis(node: Machine) -> Genesis:
+def genesis(node: Machine, records: NodeRecords) -> Genesis:
+    """Return what a first key of a node takes."""
     from keydist.services.reconcile import Genesis  # noqa: PLC0415 - not needed from disk
 
-    async def nobody() -> None:
-        """Until the store of records is wired."""
+    async def ask_living() -> None:
+        from keydist.services.living import refuse_where_living  # noqa: PLC0415 - genesis only
 
-    return Genesis(ask_living=nobody, first_envelope=_first_envelope(node))
+        await refuse_where_living(records, place=node.demands.place, tokens=node.tokens)
+
+    return Genesis(ask_living=ask_living, first_envelope=_first_envelope(node))
 
 
 def _first_envelope(node: Machine) -> Callable[[], Awaitable[bytes]]:

@@ -12,6 +12,10 @@ class SystemClock:
         """Return unix seconds."""
         return int(time.time())
 
+    def stamp(self) -> float:
+        """Return unix seconds with their fraction, for logs."""
+        return time.time()
+
     def monotonic(self) -> float:
         """Return seconds that never go back."""
         return time.monotonic()

@@ -77,6 +77,27 @@ def bootstrap(
     finish(work, as_json=as_json)
 
 
+@app.command("agent")
+def agent(
+    role: Annotated[str | None, typer.Option("--role", metavar="leader|follower", help="Instead of role:.")] = None,
+    config: ConfigOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Run the long-lived part of a node: follow the store, tell the fleet, run hooks; a leader rotates on schedule.
+
+    SIGHUP reads configuration and token again, SIGTERM ends it.
+
+    Example: keydist agent --config /etc/keydist/keydist.yaml
+    """
+
+    def work() -> int:
+        from keydist.cli import agent as agent_command  # noqa: PLC0415 - what it needs, no other command does
+
+        return agent_command.run(agent_command.AgentOptions(config, token_file, role))
+
+    finish(work, as_json=False)
+
+
 @app.command("demo")
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", help="How many nodes, the leader included (2 to 50).")] = 5,

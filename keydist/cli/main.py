@@ -1,4 +1,4 @@
-"""The command line's way in: the plain forms of `bootstrap` at once, everything else by the full command line."""
+"""The way in: the plain forms of `bootstrap` and `agent` at once, everything else by the full command line."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def _run(arguments: list[str]) -> int:
         options = parse_plain(arguments[1:])
         if options is not None:
             return run(options)
+    if arguments[:1] == ["agent"]:
+        from keydist.cli import agent  # noqa: PLC0415 - a long life without a command-line library
+
+        plain = agent.parse_plain(arguments[1:])
+        if plain is not None:
+            return agent.run(plain)
     from keydist.cli.app import run_app  # noqa: PLC0415 - typer costs 50 ms
 
     return run_app()

@@ -81,7 +81,10 @@ class Present:
             was=before.keyset.epoch if before else None,
         )
         for listener in self._listeners:
-            listener.changed(held)
+            try:
+                listener.changed(held)
+            except Exception as exc:  # noqa: BLE001 - a defect in telling must not stop what is told about
+                self._journal.event("not-told", level="error", found=type(exc).__name__)
         self._wake()
 
     def alarm(self, source: str, *alarms: KeydistError) -> None:
