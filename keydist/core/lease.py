@@ -23,10 +23,6 @@ class Lease(NamedTuple):
     mint_until: int
     fresh_until: int
 
-    def covers_minting(self, now: int) -> bool:
-        """Tell whether a node may mint at `now`."""
-        return self.since <= now <= self.mint_until
-
     def is_fresh(self, now: int) -> bool:
         """Tell whether what a node does not know at `now` does not exist."""
         return self.since <= now <= self.fresh_until

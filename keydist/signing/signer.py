@@ -98,8 +98,7 @@ class Signer:
         active, now = snapshot.view, self._clock.now()
         if snapshot.trouble is not None:
             _weigh(snapshot.trouble, snapshot)
-        if active.lease is None or not active.lease.covers_minting(now):
-            check_lease(active.lease, now)
+        check_lease(active.lease, now)
         if type(lifetime) is not int or not 0 < lifetime <= active.max_lifetime:
             raise UsageError(
                 "a JWT must not live that long",

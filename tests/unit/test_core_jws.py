@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -41,7 +43,7 @@ def name_for(alg: str) -> str:
     return "rsa-a" if alg in crypto.RSA_ALGS else "A"
 
 
-def composed(claims: dict[Any, Any] | None = None, audience: Any = "api") -> dict[str, object]:  # noqa: ANN401
+def composed(claims: Mapping[Any, Any] | None = None, audience: Any = "api") -> dict[str, object]:  # noqa: ANN401
     return compose_claims(
         OWN if claims is None else claims,
         issuer="https://issuer",
@@ -114,6 +116,20 @@ def test_a_registered_claim_is_not_given_twice(name: str) -> None:
 def test_what_a_strict_reader_refuses_is_not_minted(claims: dict[Any, Any]) -> None:
     with pytest.raises(UsageError):
         composed(claims)
+
+
+def test_any_mapping_may_hold_the_claims() -> None:
+    given = MappingProxyType({"x": (1, 2)})
+    assert composed(given)["x"] == (1, 2)
+    with pytest.raises(UsageError):
+        composed(MappingProxyType({"x": 1.5}))
+
+
+@pytest.mark.parametrize("name", ["issuer", "subject", "audience"])
+def test_the_registered_claims_are_checked_too(name: str) -> None:
+    texts = {"issuer": "i", "subject": "s", "audience": "a"} | {name: "\ud800"}
+    with pytest.raises(UsageError):
+        compose_claims({}, **texts, issued=NOW, expires=NOW + 1)
 
 
 def test_what_contains_itself_is_not_minted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
@@ -127,7 +128,9 @@ def test_a_forked_child_counts_anew(runtime: Runtime) -> None:
 def test_a_child_that_never_mints_leaves_its_parents_file_alone(runtime: Runtime) -> None:
     counter = runtime.counter()
     counter.minted(KID, NOW)
+    counter.minted(KID, NOW)
     in_a_child(counter.close)
+    assert runtime.read() == {KID: Minted(1, NOW)}, "the second is the parent's to write"
     runtime.fold()
     assert len(runtime.files()) == 1
     assert "total.json" not in runtime.files()
@@ -231,6 +234,32 @@ def test_a_directory_that_was_taken_away_is_made_again(runtime: Runtime) -> None
         counter.minted(KID, NOW)
     assert runtime.read() == {KID: Minted(3, NOW)}
     counter.close()
+
+
+def test_a_file_that_comes_back_is_not_counted_twice(runtime: Runtime) -> None:
+    counter = runtime.counter()
+    counter.minted(KID, NOW)
+    folder = runtime.path / "mints"
+    shutil.copytree(folder, runtime.path / "copy")
+    shutil.rmtree(folder)
+    runtime.clock.advance(1)
+    counter.minted(KID, NOW)
+    assert runtime.read() == {}
+    (runtime.path / "copy").rename(folder)
+    runtime.clock.advance(1)
+    counter.minted(KID, NOW)
+    assert runtime.read() == {KID: Minted(3, NOW)}
+    counter.close()
+
+
+def test_a_file_of_the_dead_under_the_same_process_id_is_left_alone(runtime: Runtime) -> None:
+    counter = runtime.counter()
+    counter.minted(KID, NOW)
+    counter.close()
+    later = runtime.counter()
+    later.minted(KID, NOW)
+    assert runtime.read() == {KID: Minted(2, NOW)}
+    later.close()
 
 
 def test_threads_may_share_one(runtime: Runtime) -> None:

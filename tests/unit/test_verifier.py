@@ -135,6 +135,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "an alg that is an array": (sealed(header(alg=["EdDSA"]), CLAIMS), "header"),
     # algorithm and key
     "alg none": (f"{sealed(header(alg='none'), CLAIMS).rpartition('.')[0]}.", "alg"),
+    "alg none under an unknown kid": (sealed(header(alg="none", kid="x"), CLAIMS), "alg"),
     "alg None": (sealed(header(alg="None"), CLAIMS), "alg"),
     "HS256 with the public key": (sealed(header(alg="HS256"), CLAIMS), "alg"),
     "a signature of RSA with SHA-1": (sealed(header(RETIRED, alg="RS1"), CLAIMS, RETIRED), "alg"),
@@ -188,6 +189,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "expired": (jwt(exp=NOW - 60), "expired"),
     "expired long ago": (jwt(exp=0), "expired"),
     "issued in the future": (jwt(iat=NOW + 61), "not-yet"),
+    "issued in the future, though valid before": (jwt(iat=NOW + 61, nbf=NOW), "not-yet"),
     "not yet valid": (jwt(nbf=NOW + 61), "not-yet"),
 }
 
@@ -394,6 +396,17 @@ def test_a_floor_that_says_revoked_counts_although_its_keyset_is_damaged() -> No
     assert node.takes(by(FIRST, OLD))
     node.install(extend(FIRST, Change.REVOKE_ACTIVE))
     node.disk.folder.is_damaged = True
+    node.clock.advance(0.1)
+    assert node.refusal(by(FIRST, OLD)) == "kid-revoked"
+    assert OLD.kid not in {jwk["kid"] for jwk in node.verifier.jwks()["keys"]}
+
+
+def test_a_key_stays_revoked_whatever_happens_to_the_disk() -> None:
+    node = Node(FIRST)
+    node.install(extend(FIRST, Change.REVOKE_ACTIVE))
+    assert node.refusal(by(FIRST, OLD)) == "kid-revoked"
+    node.disk.folder.floor = None
+    damage(node)
     node.clock.advance(0.1)
     assert node.refusal(by(FIRST, OLD)) == "kid-revoked"
 
