@@ -107,7 +107,7 @@ ENDINGS: dict[str, bytes | None] = {
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 async def test_each_loss_wakes_who_waits_fails_who_asks_and_is_mended(
-    ending: bytes | None, capfd: pytest.CaptureFixture[str]
+    ending: bytes | None, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     script = Script(ending)
     server = await asyncio.start_server(script.talk, "127.0.0.1", 0)
@@ -125,7 +125,10 @@ async def test_each_loss_wakes_who_waits_fails_who_asks_and_is_mended(
                 script.end()
             refused = ending is not None and b"Auth" in ending
             assert isinstance(asking.result(), CredentialsRefusedError if refused else UnreachableError)
+            assert made._link is not None
+            await until(lambda client=made._link._client: client.is_closed)  # type: ignore[misc] # it does not try again
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 async def _failure(asking: Awaitable[object]) -> Exception:
@@ -170,8 +173,12 @@ def test_a_half_open_link_costs_half_a_minute_at_most() -> None:
     assert dialing._PING_SECONDS * (dialing._UNANSWERED + 1) <= 30
 
 
-async def test_a_peer_that_takes_nothing_more_holds_up_no_close() -> None:
-    """What waits to be sent must not be waited for."""
+@pytest.mark.parametrize("first_lost", [False, True])
+async def test_a_peer_that_takes_nothing_more_holds_up_no_close(
+    monkeypatch: pytest.MonkeyPatch, *, first_lost: bool
+) -> None:
+    """What waits to be sent is not waited for, and nothing is left of the client."""
+    gone = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(f"INFO {json.dumps(INFO)}\r\n".encode())
@@ -180,15 +187,49 @@ async def test_a_peer_that_takes_nothing_more_holds_up_no_close() -> None:
         await gone.wait()  # it reads no more
         writer.close()
 
-    gone = asyncio.Event()
+    monkeypatch.setattr(dialing, "_PING_SECONDS", 0.1 if first_lost else 10)
     server = await asyncio.start_server(talk, "127.0.0.1", 0, limit=1024)
-    async with server, connection(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}") as made:
-        for _ in range(20):
-            with pytest.raises(TransientError):
-                await made.request("x", b"x" * 1_000_000, seconds=0.01)
+    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, connection(url, request_seconds=0.01) as made:
+        made.subscribe("some.*", lambda _message: None)
+        with pytest.raises(TransientError):
+            await made.request("x")
+        link = made._link
+        assert link is not None
+        for _ in range(10):
+            with suppress(TransientError):
+                await link.request("x", b"x" * 1_000_000, headers=None, seconds=0.01)
+        if first_lost:
+            await lost(made)
         async with asyncio.timeout(4):
             await made.close()
+        socket: asyncio.WriteTransport = link._client._transport._io_writer.transport  # type: ignore[union-attr]
+        assert (socket.is_closing(), socket.get_write_buffer_size()) == (True, 0)
+        assert clients_tasks() == []
         gone.set()
+
+
+async def test_a_client_that_fails_to_close_leaves_no_task(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the connection breaks while something waits to be sent, nats-py raises in the midst of its closing."""
+
+    async def fail(_client: Client) -> None:
+        raise ConnectionResetError
+
+    async with connection(nats_server.url) as made:
+        made.subscribe("some.*", lambda _message: None)
+        await made.request("nobody.there")
+        assert clients_tasks()
+        monkeypatch.setattr(Client, "close", fail)
+        await made.close()
+        assert clients_tasks() == []
+
+
+def clients_tasks() -> list[str]:
+    """Return what nats-py's tasks do."""
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return [name for name in names if name.startswith(("Client.", "Subscription."))]
 
 
 # --- waking ---------------------------------------------------------------------------------------
