@@ -12,11 +12,11 @@ from typing import Final
 
 from keydist.adapters.config_hooks import Hook
 from keydist.adapters.disk.posix import Directory
+from keydist.adapters.disk.reading import HOOKS
 from keydist.adapters.disk.system import System
 from keydist.core.strict import exact_members, is_hex, parse_object, serialise
 from keydist.errors import DiskError, MalformedError
 
-DIRECTORY: Final = "hooks"
 FILE: Final = "told.json"
 
 _MOST: Final = 65_536
@@ -44,7 +44,7 @@ class HookRecord:
         if root is None:
             return {}
         with root:
-            own = root.sub(DIRECTORY, mode=_OWN_MODE)
+            own = root.sub(HOOKS, mode=_OWN_MODE)
             if own is None:
                 return {}
             with own:
@@ -56,7 +56,7 @@ class HookRecord:
         root = Directory.open_root(self._path, mode=_ROOT_MODE, system=self._system)
         if root is None:
             raise DiskError(f"{self._path} went away", fix="run keydist bootstrap")
-        with root, root.make(DIRECTORY, mode=_OWN_MODE, gid=None) as own:
+        with root, root.make(HOOKS, mode=_OWN_MODE, gid=None) as own:
             own.replace(FILE, serialise({"told": dict(told)}), mode=0o600)
 
 

@@ -14,8 +14,11 @@ import pytest
 
 from keydist.adapters import hook_process
 from keydist.adapters.config_hooks import Hook
+from keydist.adapters.disk.archive import Layout
+from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
 from keydist.adapters.hook_process import MAX_LINES, MAX_OUTPUT, run_program
 from keydist.adapters.hooks import HookFiles, Hooks, argv_of, run_hook
+from keydist.core.envelope import Place
 from tests.fakes.journal import RecordingJournal
 
 FILES = HookFiles(
@@ -389,6 +392,15 @@ async def test_a_record_that_cannot_be_kept_is_said(node: Node) -> None:
         "hook-record-lost",
         "hook-record-not-kept",
     ]
+
+
+async def test_a_reset_forgets_what_hooks_were_told(node: Node) -> None:
+    async with node.running(node.hook()) as hooks:
+        hooks.changed("key", FILES)
+        await node.kept(1)
+    layout = Layout(sealed=False, gid=None, place=Place(cluster="c", location="KV/keydist/signing-key"))
+    assert PosixKeysetDisk(str(node.state), str(node.state / "run"), layout).reset()
+    assert not (node.state / "hooks").exists()
 
 
 async def test_without_hooks_there_is_nothing_to_do_until_the_end(node: Node) -> None:

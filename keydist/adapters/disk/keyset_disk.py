@@ -32,11 +32,11 @@ from keydist.adapters.disk.reading import (
     ARCHIVE,
     CONFIRMED,
     FLOOR,
+    HOOKS,
     LIVE,
     MOST,
     OVERRIDE,
     SEEN,
-    TOLD,
     load_local,
     read_record,
     stamp,
@@ -53,7 +53,7 @@ from keydist.errors import BusyError, ConflictError, MalformedError
 
 _LOCK_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.02
-_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, TOLD, PUBLIC, QUARANTINE})
+_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, HOOKS, PUBLIC, QUARANTINE})
 
 
 class PosixKeysetDisk:
