@@ -11,6 +11,7 @@ from keydist.adapters.mints import MintCounter
 from keydist.core import crypto
 from keydist.core.jws import compose_claims, mint_compact
 from keydist.core.lease import Lease, check_lease
+from keydist.core.notes import Notes, longest_lifetime
 from keydist.errors import KeydistError, UnsafeFileError, UsageError, WrongUserError
 from keydist.signing.following import Following, Snapshot
 from keydist.wiring import machine
@@ -31,6 +32,8 @@ class _Active(NamedTuple):
     key: Key
     private: PrivateKey
     lease: Lease | None
+    held: Held
+    notes: Notes
     max_lifetime: int
 
 
@@ -47,10 +50,11 @@ class Signer:
         mints: Mints | None = None,
         demands: Demands | None = None,
     ) -> None:
+        self._disk = disk
         self._clock = clock
         self._issuer = issuer
         self._mints = mints
-        self._following = Following(disk, clock, tokens, demands, _active)
+        self._following = Following(disk, clock, tokens, demands, self._activate)
 
     @classmethod
     def open(cls, config: str | None = None) -> Self:
@@ -100,12 +104,7 @@ class Signer:
             _weigh(snapshot.trouble, snapshot)
         check_lease(active.lease, now)
         if type(lifetime) is not int or not 0 < lifetime <= active.max_lifetime:
-            raise UsageError(
-                "a JWT must not live that long",
-                expected=f"1 to {active.max_lifetime} s",
-                found=f"{lifetime} s",
-                fix="mint a new one before it expires, or raise max_lifetime in the policy",
-            )
+            _check_lifetime(lifetime, active, now)
         issuer = issuer or self._issuer
         if issuer is None:
             raise UsageError("a JWT needs an issuer", fix="give one, or set issuer: in the configuration")
@@ -118,14 +117,26 @@ class Signer:
             self._mints.minted(active.key.kid, expires)
         return jwt
 
+    def _activate(self, held: Held, lease: Lease | None, before: _Active | None) -> _Active:
+        key, notes = held.keyset.active, self._disk.notes()
+        if before is not None and before.key.kid == key.kid:
+            private = before.private
+        else:
+            private = crypto.load_private(key.material, key.alg, validate=False)
+        longest = longest_lifetime(notes, held, now=self._clock.now())
+        return _Active(key=key, private=private, lease=lease, held=held, notes=notes, max_lifetime=longest)
 
-def _active(held: Held, lease: Lease | None, before: _Active | None) -> _Active:
-    key = held.keyset.active
-    if before is not None and before.key.kid == key.kid:
-        private = before.private
-    else:
-        private = crypto.load_private(key.material, key.alg, validate=False)
-    return _Active(key=key, private=private, lease=lease, max_lifetime=held.keyset.policy.max_lifetime)
+
+def _check_lifetime(lifetime: int, active: _Active, now: int) -> None:
+    """Refuse what must not live that long; a raised L may have become due since the keyset was loaded."""
+    longest = longest_lifetime(active.notes, active.held, now=now)
+    if type(lifetime) is not int or not 0 < lifetime <= longest:
+        raise UsageError(
+            "a JWT must not live that long",
+            expected=f"1 to {longest} s",
+            found=f"{lifetime} s",
+            fix="mint a new one before it expires, or raise max_lifetime in the policy: that counts once it is known",
+        )
 
 
 def _weigh(trouble: KeydistError, snapshot: Snapshot[_Active]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,19 @@ def test_what_no_rule_allows_is_not_minted(options: dict[str, Any], word: str) -
 
 def test_the_longest_lifetime_is_minted() -> None:
     assert Node().mint(lifetime=Policy().max_lifetime)
+
+
+def test_a_raised_lifetime_is_minted_only_when_every_node_has_had_time_to_hear_of_it() -> None:
+    raised = replace(FIRST.keyset, epoch=2, ancestors=(FIRST.digest,), policy=Policy(max_lifetime=200_000))
+    node = Node()
+    node.install(hold(raised), confirmed=NOW)
+    for passed, allowed in ((0, False), (899, False), (900, True)):
+        node.clock.advance(NOW + passed - node.clock.now())
+        if allowed:
+            assert node.mint(lifetime=200_000)
+        else:
+            with pytest.raises(UsageError, match="1 to 86400 s"):
+                node.mint(lifetime=86_401)
 
 
 def test_an_issuer_must_come_from_somewhere() -> None:
