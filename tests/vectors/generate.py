@@ -16,6 +16,8 @@ from keydist.core.accept import Held
 from keydist.core.envelope import MAX_ENVELOPE, Place, seal
 from keydist.core.keyset import Keyset, Revocation, State
 from keydist.core.plaintext import serialise_keyset
+from keydist.core.record import MAX_RECORD, RECORD_TYPE, Minted, Record, record_place
+from keydist.core.restart import Role
 from keydist.core.strict import b64url_encode
 from keydist.core.token import BootstrapToken, format_token
 from tests.material import (
@@ -27,15 +29,19 @@ from tests.material import (
     PLACE,
     TOKEN,
     Change,
+    altered,
     enc_key,
     extend,
     first,
     history,
     hold,
     make_keyset,
+    make_record,
     noise,
     pkcs8,
+    seal_as_record,
     seal_plaintext,
+    sealed_record,
     sig_key,
     standing_keys,
 )
@@ -538,9 +544,97 @@ def acceptance() -> Json:
     }
 
 
+# --- records ------------------------------------------------------------------------------------
+
+
+def _said(record: Record) -> Json:
+    return {
+        "lineage": record.lineage,
+        "epoch": record.epoch,
+        "node": record.node,
+        "instance": record.instance,
+        "machine": record.machine,
+        "role": record.role.value,
+        "counter": record.counter,
+        "heartbeat": record.heartbeat,
+        "leaving": record.leaving,
+        "digest": b64url_encode(record.digest),
+        "kid": record.kid,
+        "token": record.token,
+        "tokens": list(record.tokens),
+        "persisted": record.persisted,
+        "loaded": record.loaded,
+        "minted": {kid: list(minted) for kid, minted in record.minted.items()},
+        "version": record.version,
+        "alarms": list(record.alarms),
+    }
+
+
+def _valid_records() -> Iterator[tuple[str, BootstrapToken, Record]]:
+    yield "a follower that minted nothing", TOKEN, make_record()
+    counts = {first().keyset.active.kid: Minted(jwts=41, last_expiry=NOW + 3600)}
+    both = (TOKEN.token_id, OTHER_TOKEN.token_id)
+    leader = make_record(role=Role.LEADER, counter=7, minted=counts, alarms=("store-lost", "overdue"), tokens=both)
+    yield "a leader with alarms, counts and two tokens", TOKEN, leader
+    yield "under the other token, of a keyset under this one", OTHER_TOKEN, leader
+    yield "a node that leaves", TOKEN, make_record(counter=8, leaving=True)
+
+
+def _invalid_records() -> Iterator[tuple[str, str, bytes]]:
+    raw = sealed_record(make_record())
+    said = _said(make_record())
+    del said["lineage"], said["epoch"]
+    yield "another node's", "foreign-cluster", sealed_record(make_record(node="node-2"))
+    yield "another bucket's", "foreign-cluster", sealed_record(make_record(), place=Place(PLACE.cluster, "KV/k/e"))
+    yield "another cluster's", "foreign-cluster", sealed_record(make_record(), place=PLACE._replace(cluster="other"))
+    text = json.dumps(said).encode()
+    yield "a keyset's type", "unsupported", seal_plaintext(text, place=record_place(PLACE, "node-1"))
+    unheld = replace(OTHER_TOKEN, token_id="00000000ff")
+    yield "a token that is not held", "wrong-token", sealed_record(make_record(), token=unheld)
+    yield "another secret under the same id", "commitment", sealed_record(make_record(), token=IMPOSTOR)
+    yield "altered", "tampered", altered(raw, len(raw) - 9)
+    yield "longer than a record", "malformed", raw + b"A" * MAX_RECORD
+    changed: dict[str, object] = {
+        "node": "node-2",
+        "leaving": 0,
+        "role": "king",
+        "counter": True,
+        "heartbeat": 0,
+        "tokens": ["0" * 10] * 3,
+        "minted": {"x": [1, 1]},
+        "alarms": ["Disk full"],
+        "colour": "red",
+    }
+    for member, value in changed.items():
+        yield f"{member} {json.dumps(value)}", "malformed", seal_as_record(json.dumps(said | {member: value}).encode())
+
+
+def records() -> Json:
+    """Return records.json."""
+    return {
+        "about": f"node records as a reader sees them that holds both tokens; {SECRET}",
+        "cluster": PLACE.cluster,
+        "keyset_location": PLACE.location,
+        "node": "node-1",
+        "type": RECORD_TYPE,
+        "tokens": {"token": format_token(TOKEN), "other token": format_token(OTHER_TOKEN)},
+        "valid": [
+            {"name": name, "record": sealed_record(record, token=token).decode(), "expect": _said(record)}
+            for name, token, record in _valid_records()
+        ],
+        "invalid": [{"name": name, "error": error, "record": raw.decode()} for name, error, raw in _invalid_records()],
+    }
+
+
 def files() -> dict[str, str]:
     """Return every file's name and text."""
-    made = {"derivation": derivation(), "tokens": tokens(), "envelopes": envelopes(), "acceptance": acceptance()}
+    made = {
+        "derivation": derivation(),
+        "tokens": tokens(),
+        "envelopes": envelopes(),
+        "acceptance": acceptance(),
+        "records": records(),
+    }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
 

@@ -11,6 +11,7 @@ import pytest
 from keydist.core import crypto
 from keydist.core.accept import Accepted, Demands, Floor, accept, open_held
 from keydist.core.envelope import Place, digest
+from keydist.core.record import Record, open_record
 from keydist.core.strict import b64url_decode, b64url_encode
 from keydist.core.token import format_token, parse_token, parse_token_file
 from keydist.errors import KeydistError, TokenError
@@ -28,6 +29,7 @@ DERIVATION: Final = load("derivation.json")
 TOKENS: Final = load("tokens.json")
 ENVELOPES: Final = load("envelopes.json")
 ACCEPTANCE: Final = load("acceptance.json")
+RECORDS: Final = load("records.json")
 
 
 def named(cases: list[Json]) -> list[Any]:
@@ -149,3 +151,27 @@ def test_acceptance(case: Json) -> None:
     if isinstance(answer, Accepted):
         said = "accepted, ancestry unproven" if answer.ancestry_unproven else "accepted"
     assert said == case["expect"]
+
+
+def opened(case: Json) -> Record:
+    tokens = tuple(parse_token(text) for text in RECORDS["tokens"].values())
+    place = Place(cluster=RECORDS["cluster"], location=RECORDS["keyset_location"])
+    return open_record(case["record"].encode(), node=RECORDS["node"], place=place, tokens=tokens)
+
+
+@pytest.mark.parametrize("case", named(RECORDS["valid"]))
+def test_valid_records(case: Json) -> None:
+    record, expect = opened(case), case["expect"]
+    assert {name: getattr(record, name) for name in expect} == expect | {
+        "digest": b64url_decode(expect["digest"], "digest"),
+        "tokens": tuple(expect["tokens"]),
+        "minted": {kid: tuple(minted) for kid, minted in expect["minted"].items()},
+        "alarms": tuple(expect["alarms"]),
+    }
+
+
+@pytest.mark.parametrize("case", named(RECORDS["invalid"]))
+def test_invalid_records(case: Json) -> None:
+    with pytest.raises(KeydistError) as caught:
+        opened(case)
+    assert caught.value.code == case["error"]
