@@ -21,6 +21,9 @@ from keydist.services.from_disk import meet_demands
 
 T = TypeVar("T")
 
+Tokens = tuple[BootstrapToken, ...] | Callable[[], tuple[BootstrapToken, ...]]
+"""The tokens that open a sealed keyset, or what reads them: that is asked at each load."""
+
 LOOK_SECONDS: Final = 0.1
 _RETRY_SECONDS: Final = 1.0
 """How long after a failure the same state of the disk is loaded again: it may cost a lot, and helps rarely."""
@@ -41,7 +44,7 @@ class Following(Generic[T]):
         self,
         disk: KeysetDisk,
         clock: Clock,
-        tokens: tuple[BootstrapToken, ...],
+        tokens: Tokens,
         demands: Demands | None,
         build: Callable[[Held, Lease | None, T | None], T],
     ) -> None:
@@ -82,7 +85,7 @@ class Following(Generic[T]):
     def _load(self) -> bool:
         """Load and take what is on disk; tell whether that settles it for as long as nothing changes."""
         try:
-            local = self._disk.load(self._tokens)
+            local = self._disk.load(self._tokens() if callable(self._tokens) else self._tokens)
             if self._demands is not None:
                 local = meet_demands(local, self._demands)
             if local.held is not None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from keydist.adapters.config import load_config
 from keydist.adapters.mints import MintCounter
 from keydist.core import crypto
 from keydist.core.jws import compose_claims, mint_compact
 from keydist.core.lease import Lease, check_lease
 from keydist.core.notes import Notes, longest_lifetime
 from keydist.errors import KeydistError, UnsafeFileError, UsageError, WrongUserError
-from keydist.signing.following import Following, Snapshot
-from keydist.wiring import machine
+from keydist.signing.following import Following, Snapshot, Tokens
+from keydist.signing.opening import opened, tokens_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from keydist.core.accept import Demands, Held
     from keydist.core.crypto import PrivateKey
     from keydist.core.keyset import Key
-    from keydist.core.token import BootstrapToken
     from keydist.ports import Clock, KeysetDisk, Mints
 
 _LIFETIME: Final = 900
@@ -44,7 +41,7 @@ class Signer:
         self,
         disk: KeysetDisk,
         clock: Clock,
-        tokens: tuple[BootstrapToken, ...] = (),
+        tokens: Tokens = (),
         *,
         issuer: str | None = None,
         mints: Mints | None = None,
@@ -62,11 +59,11 @@ class Signer:
 
         The keyset is first read by `mint`. Raises `ConfigError`.
         """
-        node = machine(load_config(config, environ=os.environ, overrides={}), os.environ)
+        node = opened(config)
         return cls(
             node.disk,
             node.clock,
-            node.tokens,
+            tokens_of(node),
             issuer=node.config.issuer,
             mints=MintCounter(node.config.runtime_dir, node.clock),
             demands=node.demands,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
-from keydist.adapters.config import load_config
 from keydist.core import crypto
 from keydist.core.jwk import jwk_set
 from keydist.core.jws import Claims, check_claims, check_signature, parse_compact
 from keydist.core.lease import Lease
 from keydist.errors import InvalidJwtError, KeydistError, UnavailableError, UsageError
-from keydist.signing.following import Following, Snapshot
-from keydist.wiring import machine
+from keydist.signing.following import Following, Snapshot, Tokens
+from keydist.signing.opening import opened, tokens_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from keydist.core.accept import Demands, Held
     from keydist.core.crypto import PublicKey
     from keydist.core.keyset import Keyset
-    from keydist.core.token import BootstrapToken
     from keydist.ports import Clock, KeysetDisk
 
 _ASK_SECONDS: Final = 1.0
@@ -52,7 +49,7 @@ class Verifier:
         self,
         disk: KeysetDisk,
         clock: Clock,
-        tokens: tuple[BootstrapToken, ...] = (),
+        tokens: Tokens = (),
         *,
         demands: Demands | None = None,
         refresh: Callable[[], None] | None = None,
@@ -69,8 +66,8 @@ class Verifier:
 
         The keyset is first read by `verify`. Raises `ConfigError`.
         """
-        node = machine(load_config(config, environ=os.environ, overrides={}), os.environ)
-        return cls(node.disk, node.clock, node.tokens, demands=node.demands, refresh=refresh)
+        node = opened(config)
+        return cls(node.disk, node.clock, tokens_of(node), demands=node.demands, refresh=refresh)
 
     def verify(self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT") -> Claims:
         """Return what a JWT says, once its signature, its times, its issuer, its audience and its type are right.
@@ -138,9 +135,9 @@ class Verifier:
 
 
 def _trusted(held: Held, lease: Lease | None, before: _Trusted | None) -> _Trusted:
-    known = before.keys if before is not None else {}
-    keys = {
-        key.kid: known.get(key.kid) or _Public(alg=key.alg, loaded=crypto.load_public(key.public.spki))
-        for key in held.keyset.signing_keys()
-    }
+    known: Mapping[str, _Public] = before.keys if before is not None else {}
+    keys = {}
+    for key in held.keyset.signing_keys():
+        loaded = known[key.kid].loaded if key.kid in known else crypto.load_public(key.public.spki)
+        keys[key.kid] = _Public(alg=key.alg, loaded=loaded)
     return _Trusted(keyset=held.keyset, keys=keys, lease=lease)

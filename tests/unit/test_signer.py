@@ -43,7 +43,7 @@ from keydist.signing import Signer, Verifier
 from tests.crash.state import StateDirectory
 from tests.fakes.clock import VirtualClock
 from tests.fakes.memory_disk import MemoryKeysetDisk
-from tests.material import NOW, OTHER_LINEAGE, TOKEN, Change, demands, extend, first, hold, make_keyset
+from tests.material import NOW, OTHER_LINEAGE, OTHER_TOKEN, TOKEN, Change, demands, extend, first, hold, make_keyset
 
 FIRST = first()
 SECOND = extend(FIRST, Change.ROTATE)
@@ -232,6 +232,34 @@ def test_a_rotation_is_seen_within_100_ms() -> None:
     node.clock.advance(0.1)
     assert node.kid() == SECOND.keyset.active.kid
     assert node.verifier.verify(node.mint(), audience="api", issuer="https://issuer").kid == SECOND.keyset.active.kid
+
+
+def test_a_rotation_on_a_real_disk_is_seen_too(tmp_path: Path) -> None:
+    state, clock = StateDirectory(tmp_path).install(FIRST), VirtualClock(NOW)
+    state.disk().confirm(Confirmation(epoch=1, digest=FIRST.digest, at=NOW))
+    signer, verifier = Signer(state.disk(), clock, issuer="i"), Verifier(state.disk(), clock)
+    for held in (FIRST, SECOND):
+        if held is SECOND:
+            state.install(SECOND)
+            clock.advance(0.1)
+        jwt = signer.mint({}, subject="s", audience="a")
+        assert verifier.verify(jwt, audience="a", issuer="i").kid == held.keyset.active.kid
+
+
+def test_a_token_that_was_replaced_meanwhile_opens_the_next_keyset() -> None:
+    tokens = [TOKEN]
+    disk, clock = MemoryKeysetDisk(sealed=True), VirtualClock(NOW)
+    disk.install(FIRST, based_on=disk.load((TOKEN,)), now=NOW)
+    disk.confirm(Confirmation(epoch=1, digest=FIRST.digest, at=NOW))
+    signer = Signer(disk, clock, lambda: tuple(tokens), issuer="i")
+    assert parse_compact(signer.mint({}, subject="s", audience="a")).header.kid == FIRST.keyset.active.kid
+    rotated = extend(FIRST, Change.ROTATE, token=OTHER_TOKEN)
+    disk.install(rotated, based_on=disk.load((TOKEN,)), now=NOW)
+    clock.advance(0.1)
+    assert parse_compact(signer.mint({}, subject="s", audience="a")).header.kid == FIRST.keyset.active.kid
+    tokens.append(OTHER_TOKEN)
+    clock.advance(1)
+    assert parse_compact(signer.mint({}, subject="s", audience="a")).header.kid == rotated.keyset.active.kid
 
 
 def test_the_disk_is_loaded_only_where_it_changed() -> None:

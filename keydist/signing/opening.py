@@ -1,0 +1,20 @@
+"""From a node's configuration to the ports that the library needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from keydist.adapters.config import load_config
+from keydist.core.token import BootstrapToken
+from keydist.wiring import Machine, machine
+
+
+def opened(config: str | None) -> Machine:
+    """Return this node's ports by a configuration file's path, as the command line takes it. Raises `ConfigError`."""
+    return machine(load_config(config, environ=os.environ, overrides={}), os.environ)
+
+
+def tokens_of(node: Machine) -> Callable[[], tuple[BootstrapToken, ...]]:
+    """Return what reads a node's tokens: a process that outlives a change of token must find the new one."""
+    return lambda: machine(node.config, os.environ).tokens
