@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -259,6 +260,24 @@ def test_a_file_of_the_dead_under_the_same_process_id_is_left_alone(runtime: Run
     later = runtime.counter()
     later.minted(KID, NOW)
     assert runtime.read() == {KID: Minted(2, NOW)}
+    later.close()
+
+
+def test_nobody_settles_or_folds_while_another_process_folds(runtime: Runtime) -> None:
+    counter = runtime.counter()
+    counter.minted(KID, NOW)
+    counter.close()
+    with (runtime.path / "mints" / "folding").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        later = runtime.counter()
+        later.minted(KID, NOW)
+        runtime.fold()
+        assert runtime.read() == {KID: Minted(1, NOW)}
+        assert runtime.files() == [f"{os.getpid()}-0.json"]
+    runtime.clock.advance(1)
+    later.minted(KID, NOW)
+    runtime.fold()
+    assert runtime.read() == {KID: Minted(3, NOW)}
     later.close()
 
 
