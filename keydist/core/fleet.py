@@ -6,6 +6,7 @@ not say that it leaves; the first sight counts. No time of another machine is us
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -73,8 +74,8 @@ def live(fleet: Fleet, *, now: float) -> tuple[Record, ...]:
 
 def doubled(records: Collection[Record]) -> frozenset[str]:
     """Return the names under which more than one instance lives."""
-    names = [record.node for record in records]
-    return frozenset(name for name in names if names.count(name) > 1)
+    counts = Counter(record.node for record in records)
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def lacking(held: Held, records: Collection[Record]) -> tuple[str, ...]:
