@@ -24,10 +24,12 @@ from keydist.cli import command, main
 from keydist.core.accept import Held
 from keydist.core.local import Local
 from keydist.core.token import BootstrapToken, format_token
+from tests.fakes.memory_records import MemoryRecordBucket, MemoryRecords
 from tests.fakes.memory_store import Fault, MemoryBucket, MemoryKeysetStore
 from tests.material import NOW, PLACE, TOKEN, chain
 
 _OPEN_STORE = wiring.open_store
+_OPEN_PORTS = wiring.open_ports
 SECRET = format_token(TOKEN).split("_")[2]
 ERROR = {"code", "family", "message", "expected", "found", "fix"}
 
@@ -97,6 +99,7 @@ class CliNode:
         self.token_file = directory / "token"
         self.config = directory / "keydist.yaml"
         self.bucket = MemoryBucket()
+        self.records = MemoryRecordBucket()
         self.faults: dict[str, Fault] = {}
         self.may_ask_why = True
         self.prepare: Callable[[MemoryKeysetStore], None] | None = None
@@ -113,6 +116,7 @@ class CliNode:
         monkeypatch.setenv("KEYDIST_CONFIG", str(self.config))
         for module in (wiring, command):
             monkeypatch.setattr(module, "open_store", self._open_store)
+        monkeypatch.setattr(wiring, "open_ports", self._open_ports)
         monkeypatch.setattr(wiring, "refused_by_all", lambda _urls: None)
 
     def _open_store(self, config: object, *, seconds: float = 0) -> MemoryKeysetStore:
@@ -124,10 +128,14 @@ class CliNode:
         self.stores.append(opened)
         return opened
 
+    def _open_ports(self, config: object, *, seconds: float = 0) -> tuple[MemoryKeysetStore, MemoryRecords]:
+        return self._open_store(config, seconds=seconds), MemoryRecords(self.records)
+
     def use_server(self, url: str, bucket: str) -> None:
         """Let its store be a bucket of a real nats-server."""
         for module in (wiring, command):
             self._monkeypatch.setattr(module, "open_store", _OPEN_STORE)
+        self._monkeypatch.setattr(wiring, "open_ports", _OPEN_PORTS)
         self.configure(nats={"servers": [url], "bucket": bucket})
 
     # --- the node ------------------------------------------------------------------------------
