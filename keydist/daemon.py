@@ -166,10 +166,10 @@ class Daemon:
         """Return who this start is; a disk that takes no note of it makes an instance of its own."""
         fresh = self._entropy.random(INSTANCE_HEX // 2).hex()
         try:
-            return node.disk.count_start(fresh)
+            return node.disk.count_start(fresh, now=node.clock.now())
         except KeydistError as exc:
             self._log.event("start-not-counted", level="warning", reason=exc)
-            return Start(instance=fresh, number=1)
+            return Start(instance=fresh, number=node.clock.now())
 
 
 class HookListener:

@@ -135,6 +135,12 @@ class StoreLostError(TrustError):
     code = "store-lost"
 
 
+class UnreadableRecordError(TrustError):
+    """A node's record cannot be opened."""
+
+    code = "record-unreadable"
+
+
 class RefusedOverwriteError(TrustError):
     """The store holds something that keydist will not overwrite by itself."""
 
@@ -254,6 +260,12 @@ class WrongTokenError(PermissionFamilyError):
         super().__init__(message, expected=f"token {need}", found=", ".join(have) or "no token", fix=fix)
         self.have = have
         self.need = need
+
+
+class WrongRoleError(PermissionFamilyError):
+    """The command is for a node of another role."""
+
+    code = "wrong-role"
 
 
 class UnsafeFileError(PermissionFamilyError):

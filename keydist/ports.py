@@ -137,8 +137,11 @@ class KeysetDisk(Protocol):
         """Keep a refused envelope for inspection; of many, the newest eight."""
         ...
 
-    def count_start(self, fresh: str) -> Start:
-        """Count one more start of a long-running process; `fresh` (32 hex digits) becomes the instance at the first."""
+    def count_start(self, fresh: str, *, now: int) -> Start:
+        """Count one more start of a long-running process; `fresh` (32 hex digits) becomes the instance at the first.
+
+        Numbers rise: one more than the last, and `now` (unix seconds) at least, so that a restored directory counts on.
+        """
         ...
 
     def reset(self) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
-from keydist.core.token import MAX_FILE, BootstrapToken, parse_token_file
+from keydist.core.token import MAX_FILE, BootstrapToken, format_token, parse_token_file
 from keydist.errors import ConfigError, DiskError, TokenError, UnsafeFileError
 
 CREDENTIAL: Final = "keydist.token"
@@ -125,6 +125,43 @@ def write_token(path: str, text: str) -> None:
             os.unlink(path)  # noqa: PTH108 - as above
         raise DiskError(
             f"cannot write {path}: {os.strerror(exc.errno or 0)}", fix="free some space, then try again"
+        ) from exc
+
+
+def drop_token(source: TokenSource, token_id: str) -> None:
+    """Take one of two tokens out of a file, which keeps its owner and mode.
+
+    Raises `TokenError` where the file does not hold it beside another, `UnsafeFileError`, `ConfigError` for a systemd
+    credential, `DiskError`.
+    """
+    path = source.path
+    if source.is_credential or path == STDIN:
+        raise ConfigError(
+            "the token of this node is not a file of its own: its line is taken out where it comes from",
+            expected="a token file",
+            found="a systemd credential" if source.is_credential else "standard input",
+            fix=f"take token {token_id} out of the credential's source, then: systemctl restart keydist",
+        )
+    left = [token for token in read_tokens(source) if token.token_id != token_id]
+    if len(left) != 1:
+        raise TokenError(
+            f"{path} does not hold token {token_id} beside another",
+            expected="two lines, one of them to go",
+            fix="see its ids with: keydist token inspect",
+        )
+    fresh = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(fresh)  # noqa: PTH108 - as above
+    write_token(fresh, format_token(left[0]))
+    try:
+        found = os.stat(path)  # noqa: PTH116 - as above
+        os.chown(fresh, found.st_uid, found.st_gid)
+        os.chmod(fresh, stat.S_IMODE(found.st_mode))  # noqa: PTH101 - as above
+        os.replace(fresh, path)  # noqa: PTH105 - as above
+        _sync_directory(path)
+    except OSError as exc:
+        raise DiskError(
+            f"cannot replace {path}: {os.strerror(exc.errno or 0)}", fix="run it as the file's owner, or as root"
         ) from exc
 
 

@@ -1,4 +1,4 @@
-"""`keydist token`: make and look at bootstrap tokens. Secrets are printed only where `--out -` asks for it."""
+"""`keydist token generate | inspect`: make and look at bootstrap tokens. Only `--out -` prints a secret."""
 
 from __future__ import annotations
 

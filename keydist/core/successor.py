@@ -55,11 +55,19 @@ def without(held: Held, *, now: int, drop: Collection[str]) -> Keyset:
 
 
 def revoked(
-    held: Held, *, now: int, kids: Collection[str], reason: str, alg: str, fresh: tuple[FreshKeys, FreshKeys]
+    held: Held,
+    *,
+    now: int,
+    kids: Collection[str],
+    reason: str,
+    alg: str,
+    fresh: tuple[FreshKeys, FreshKeys],
+    drop: Collection[str] = (),
 ) -> Keyset:
     """Return the keyset with keys revoked, in one epoch, with an active and a next key of each use as ever.
 
-    For a revoked active key next signs at once; where that is revoked too, the second of `fresh` does.
+    For a revoked active key next signs at once; where that is revoked too, the second of `fresh` does. `drop` names
+    retired keys and revocations that leave: they make room.
     Raises `UsageError` for a kid that is not listed and for a reason that the format has no room for, `NotYetError`
     where the list of revocations is full.
     """
@@ -72,10 +80,10 @@ def revoked(
         )
     keys: list[Key] = []
     for use in USES:
-        left = [key for key in keyset.keys if key.use == use and key.kid not in kids]
+        left = [key for key in keyset.keys if key.use == use and key.kid not in kids and key.kid not in drop]
         keys += _completed(left, use, now=now, alg=alg, fresh=fresh)
     entries = (
-        *keyset.revoked,
+        *_left(held, drop),
         *(Revocation(kid=key.kid, at=now, reason=reason) for key in keyset.keys if key.kid in kids),
     )
     if len(entries) > MAX_REVOKED:

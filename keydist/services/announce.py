@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _SPREAD: Final = 0.1
 _FIRST_PAUSE: Final = 0.2
 _LEAVE_SECONDS: Final = 1.0
-_STARTS_AT: Final = 1 << 32
+_STARTS_AT: Final = 1 << 20
+"""How far the counters of two starts are apart: a start has fewer records than this for each of its seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,14 @@ from keydist.core.keyset import State
 from keydist.core.restart import InStore
 from keydist.core.rotation import Drop, Publish, Situation, Step, Wait, decide, overdue
 from keydist.core.successor import republished_next, rotated, without
-from keydist.errors import ForkError, InternalError, KeydistError, OutdatedError, TwoInstancesError
+from keydist.errors import (
+    ForkError,
+    InternalError,
+    KeydistError,
+    OutdatedError,
+    TwoInstancesError,
+    UnreadableRecordError,
+)
 from keydist.services.advance import Advanced, advance
 from keydist.services.genesis import fresh_keys
 from keydist.services.living import living
@@ -37,10 +44,12 @@ if TYPE_CHECKING:
 
 _SPREAD: Final = 0.2
 _LEAST_PAUSE: Final = 0.25
+_TOLD: Final = 4
+"""So many unreadable records are told one by one."""
 
 
 class Leader:
-    """One leader's view of the fleet and the keys that it has made but not yet published."""
+    """One leader's view of the fleet, and what it has asked the living."""
 
     def __init__(
         self,
@@ -64,7 +73,6 @@ class Leader:
         self._asked: int | None = None
         self.is_waiting = False
         """Whether only acknowledgements are missing: what is heard may change the decision at once."""
-        self._spare: dict[tuple[str, int], FreshKeys] = {}
 
     async def step(self) -> Advanced | None:
         """Decide once and do it; return what was written. Raises the errors of the ports and of `advance`."""
@@ -81,7 +89,7 @@ class Leader:
         step = decide(situation)
         if isinstance(step, Wait) or self._holds_back(situation):
             return None
-        fresh = None if isinstance(step, Drop) else await self._fresh(present.held)
+        fresh = None if isinstance(step, Drop) else await fresh_keys(*next_kind(present.held), self._entropy)
         async with present.writing:
             if present.held.digest != situation.held.digest:
                 return None  # somebody else was faster
@@ -91,7 +99,6 @@ class Leader:
                 lambda held, now: _build(held, now, step, fresh),
                 entropy=self._entropy,
             )
-            self._spare.clear()
             self._reconciler.local = done.local
             present.take(done.local, found=InStore.SAME, how=type(step).__name__.lower())
         return done
@@ -129,17 +136,11 @@ class Leader:
             return True
         return bool(ahead(situation.held, situation.live))
 
-    async def _fresh(self, held: Held) -> FreshKeys:
-        """Return keys of the next key's kind, kept until they are used: a lost race must not cost them."""
-        kind = next_kind(held)
-        if kind not in self._spare:
-            self._spare = {kind: await fresh_keys(*kind, self._entropy)}
-        return self._spare[kind]
-
     def alarms(self) -> tuple[KeydistError, ...]:
         """Return what is wrong with the fleet as this leader sees it."""
         held, records = self._present.held, self._reader.live()
         found = [_two_instances(name) for name in sorted(doubled(records))]
+        found += [_unreadable(name, why) for name, why in sorted(self._reader.refused.items())[:_TOLD]]
         if held is not None:
             found += overdue(self._situation(held, self._present.notes()))
             found += [_ahead(record, held) for record in ahead(held, records)]
@@ -193,6 +194,15 @@ def _two_instances(name: str) -> KeydistError:
         f"two instances live under the name {name}",
         expected="one",
         fix="give each node a name of its own (node:); for a cloned machine: keydist reset on the clone",
+    )
+
+
+def _unreadable(name: str, why: KeydistError) -> KeydistError:
+    return UnreadableRecordError(
+        f"the record of {name[:64]} cannot be opened: whether that node acknowledges is not known",
+        expected="a record sealed under this cluster's token",
+        found=why.message,
+        fix="compare the token files: keydist token inspect; where the node is gone: keydist node forget",
     )
 
 

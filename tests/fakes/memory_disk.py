@@ -120,10 +120,10 @@ class MemoryKeysetDisk:
         self._fail_or_go_on()
         self._refuse(envelope)
 
-    def count_start(self, fresh: str) -> Start:
+    def count_start(self, fresh: str, *, now: int) -> Start:
         self._fail_or_go_on()
         earlier = self.folder.start or Start(instance=fresh, number=0)
-        self.folder.start = earlier._replace(number=earlier.number + 1)
+        self.folder.start = earlier._replace(number=max(earlier.number + 1, now))
         return self.folder.start
 
     def reset(self) -> bool:

@@ -168,14 +168,14 @@ class PosixKeysetDisk:
                 cell.replace(name, envelope, mode=0o600)
                 trim(cell)
 
-    def count_start(self, fresh: str) -> Start:
+    def count_start(self, fresh: str, *, now: int) -> Start:
         """Count one more start; see `KeysetDisk`."""
         with self._locked() as root:
             try:
                 earlier = parse_start(read_record(root, AGENT) or b"")
             except MalformedError:
                 earlier = Start(instance=fresh, number=0)
-            start = earlier._replace(number=earlier.number + 1)
+            start = earlier._replace(number=max(earlier.number + 1, now))
             root.replace(AGENT, format_start(start), mode=0o600)
             return start
 
