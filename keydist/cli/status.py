@@ -10,11 +10,14 @@ import typer
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, no_keyset, this_node, with_store
 from keydist.cli.keys import describe_key
 from keydist.cli.render import print_json, print_line, tell_alarms
-from keydist.cli.times import ago, date
-from keydist.services.status import Standing, clock_behind, standing
+from keydist.cli.times import age, ago, date
+from keydist.core.rotation import SCHEDULE
+from keydist.services.status import Schedule, Standing, by_time, schedule, standing
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
+    from keydist.core.notes import Notes
+    from keydist.errors import KeydistError
     from keydist.services.node import Node
     from keydist.wiring import Machine
 
@@ -47,24 +50,31 @@ def _once(node: Machine, *, offline: bool, as_json: bool) -> int:
     local = node.load()
     if local.held is None and local.damage is None:
         raise no_keyset(node)
-    own = tuple(alarm for alarm in (local.damage, node.token_error) if alarm is not None)
+    notes, now = node.disk.notes(), node.clock.now()
+    own = own_alarms(node, local, notes)
 
     async def ask(ports: Node) -> Standing:
         return await standing(ports, local, *own)
 
-    if offline or not node.tokens:
-        found = Standing(found=None, alarms=(*local.alarms, *own, *clock_behind(local, node.clock.now())))
-    else:
-        found = with_store(node, ask)
+    is_alone = offline or not node.tokens
+    found = Standing(found=None, alarms=(*local.alarms, *own)) if is_alone else with_store(node, ask)
     tell_alarms(found.alarms)
     if as_json:
-        print_json(_facts(node, local, found))
+        print_json(facts(node, local, notes, found))
     elif local.held is not None:
-        _show(node, local, found)
+        _show(node, local, found, schedule(local.held, notes, now=now))
     return found.exit_code
 
 
-def _facts(node: Machine, local: Local, found: Standing) -> dict[str, object]:
+def own_alarms(node: Machine, local: Local, notes: Notes) -> tuple[KeydistError, ...]:
+    """Return what is wrong with a node, as far as it can tell without the store."""
+    late = by_time(local, notes, now=node.clock.now(), rehearse_every=node.config.rehearse_every)
+    return (*(alarm for alarm in (local.damage, node.token_error) if alarm is not None), *late)
+
+
+def facts(node: Machine, local: Local, notes: Notes, found: Standing) -> dict[str, object]:
+    """Return what `keydist status --json` tells of this node."""
+    rotation = schedule(local.held, notes, now=node.clock.now()) if local.held else None
     keyset = local.held.keyset if local.held else None
     return {
         "node": node.config.node,
@@ -77,12 +87,14 @@ def _facts(node: Machine, local: Local, found: Standing) -> dict[str, object]:
         "token": local.held.token_id if local.held else None,
         "confirmed": local.confirmation.at if local.confirmation else None,
         "store": found.found.value if found.found else None,
+        "rotation": rotation._asdict() if rotation else None,
+        "rehearsed": notes.rehearsed,
         "alarms": [alarm.as_json() for alarm in found.alarms],
         "healthy": not found.alarms,
     }
 
 
-def _show(node: Machine, local: Local, found: Standing) -> None:
+def _show(node: Machine, local: Local, found: Standing, rotation: Schedule) -> None:
     if local.held is None:  # pragma: no cover - the caller asked
         return
     keyset, confirmed = local.held.keyset, local.confirmation
@@ -93,9 +105,20 @@ def _show(node: Machine, local: Local, found: Standing) -> None:
         ("token", local.held.token_id),
         ("store", found.found.value if found.found else "not asked"),
         ("confirmed", ago(now - confirmed.at, skew=skew) if confirmed else "never"),
+        ("rotation", when(rotation, now=now)),
         ("health", "healthy" if not found.alarms else f"{len(found.alarms)} alarm(s)"),
     ]
     for name, value in rows:
         print_line(f"{name:<10} {value}")
     for key in keyset.keys:
         print_line(f"{key.use} {key.state:<8} {key.kid:<43}  {key.alg:<7}  created {date(key.created)}")
+
+
+def when(rotation: Schedule, *, now: int) -> str:
+    """Return when a rotation is due, for people."""
+    if rotation.due is None:
+        return "none by schedule"
+    why = "" if rotation.why in (None, SCHEDULE) else f", because {rotation.why}"
+    far = f"in {age(rotation.due - now)}" if rotation.due > now else f"since {age(now - rotation.due)}"
+    gate = f"; not before {date(rotation.opens)}" if rotation.opens > max(rotation.due, now) else ""
+    return f"due {date(rotation.due)} ({far}){why}{gate}"

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from keydist.core.restart import Role
 from keydist.core.rotation import Situation, overdue
-from keydist.errors import OverdueError
 from keydist.services.announce import Announcer, Self, announce, leave
 from keydist.services.fleet import FleetReader
 from keydist.services.follow import follow
 from keydist.services.lead import Leader, lead
 from keydist.services.present import Present
 from keydist.services.reconcile import Genesis, Reconciler
-from keydist.services.status import clock_behind
+from keydist.services.status import clock_behind, rehearsal_alarm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -135,15 +134,7 @@ def _look_after(agent: Agent, present: Present) -> None:
     alarms = [*clock_behind(present.local, now)]
     if node.role is not Role.LEADER:  # a leader knows whom a rotation waits for
         alarms += overdue(Situation(held=held, notes=notes, now=now))
-    if agent.rehearse_every and notes.rehearsed is not None and now > notes.rehearsed + agent.rehearse_every:
-        alarms.append(
-            OverdueError(
-                "the last rehearsal of a backup is too long ago",
-                expected=f"one since unix time {now - agent.rehearse_every}",
-                found=f"unix time {notes.rehearsed}",
-                fix="keydist store backup FILE, then: keydist store restore --verify FILE",
-            )
-        )
+    alarms += rehearsal_alarm(notes, now=now, every=agent.rehearse_every)
     present.alarm("time", *alarms)
 
 

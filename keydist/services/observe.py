@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from keydist.core.accept import Accepted, Demands, Unchanged, accept
 from keydist.core.entry import Absence, Absent, Stored
@@ -15,13 +16,14 @@ from keydist.errors import (
     ForbiddenError,
     KeydistError,
     RollbackError,
+    StoreLostError,
     TransientError,
     TrustError,
     WrongTokenError,
 )
 from keydist.ports import Clock, KeysetStore
 
-_ABSENT = {
+_ABSENT: Final = {
     Absence.NEVER_WRITTEN: InStore.NEVER_WRITTEN,
     Absence.BUCKET_MISSING: InStore.BUCKET_MISSING,
     Absence.DELETED: InStore.DELETED,
@@ -29,6 +31,14 @@ _ABSENT = {
     Absence.UNKNOWN: InStore.ABSENT,
 }
 
+WHY_ABSENT: Final = {
+    InStore.NEVER_WRITTEN: "nothing was ever written to it",
+    InStore.BUCKET_MISSING: "the bucket does not exist",
+    InStore.DELETED: "the key was deleted",
+    InStore.EMPTIED: "the bucket was emptied",
+    InStore.ABSENT: "there is no key, and this user may not ask why",
+}
+"""What a person is told where nothing is there."""
 
 _FIX = "look for who else writes to the store; on a node that has the keyset: keydist store resolve --keep local"
 
@@ -83,6 +93,16 @@ def judge(read: Stored, demands: Demands, local: Local, *, sent: int) -> Observa
     if isinstance(answer, Unchanged):
         return replace(base, found=InStore.SAME)
     return replace(base, found=InStore.ACCEPTABLE, accepted=answer)
+
+
+def lost(seen: Observation) -> StoreLostError:
+    """Return the failure of a store that does not hold what this node holds, where nothing else is wrong with it."""
+    return StoreLostError(
+        "the store lost the keyset",
+        expected="the keyset of this node",
+        found=WHY_ABSENT.get(seen.found, seen.found.value),
+        fix="a leader that has it puts it back: keydist bootstrap, or keydist store republish",
+    )
 
 
 def confirmation(local: Local, sent: int) -> Confirmation | None:

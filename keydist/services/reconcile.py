@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from keydist.core.restart import Action, InStore, OnDisk, Role, decide
 from keydist.errors import (
@@ -20,7 +20,6 @@ from keydist.errors import (
     KeydistError,
     NotYetError,
     RefusedGenesisError,
-    StoreLostError,
     TransientError,
     TrustError,
     UnprovenAncestryError,
@@ -29,20 +28,12 @@ from keydist.errors import (
     WaitTimeoutError,
 )
 from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, told_once, with_following
-from keydist.services.observe import Observation, confirmation, on_disk
+from keydist.services.observe import WHY_ABSENT, Observation, confirmation, lost, on_disk
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
     from keydist.core.local import Local
     from keydist.services.node import Node
-
-_ABSENT: Final = {
-    InStore.NEVER_WRITTEN: "nothing was ever written to it",
-    InStore.BUCKET_MISSING: "the bucket does not exist",
-    InStore.DELETED: "the key was deleted",
-    InStore.EMPTIED: "the bucket was emptied",
-    InStore.ABSENT: "there is no key, and this user may not ask why",
-}
 
 
 class Genesis(NamedTuple):
@@ -87,12 +78,12 @@ class Reconciler:
                 return await self._unchanged(seen, confirmed=is_leader)
             case Action.START:
                 self._keep_refused(seen)
-                return self._start(seen.error or _lost(seen))
+                return self._start(seen.error or lost(seen))
             case Action.REFUSE:
                 raise self._refused_genesis(seen)
             case Action.FAIL:
                 self._keep_refused(seen)
-                raise seen.error or _lost(seen)
+                raise seen.error or lost(seen)
             case Action.WAIT:
                 raise self._wait(seen)
 
@@ -138,7 +129,7 @@ class Reconciler:
             if seen.found is InStore.SAME:
                 alarms += self._keep_confirmation(seen)
             elif seen.accepted is None:
-                alarms += (seen.error or _lost(seen),)
+                alarms += (seen.error or lost(seen),)
         if failure is not None:  # a start finishes what can be finished
             return self._start(*alarms, how=how if taken else "from-disk")._replace(changed=taken)
         return self._taken(how, alarms)
@@ -172,7 +163,7 @@ class Reconciler:
         if seen.accepted is not None:
             return await self._accept(seen, "retrieved", confirmed=True)
         if seen.found is not InStore.SAME:
-            return self._start(seen.error or _lost(seen), how="unchanged")
+            return self._start(seen.error or lost(seen), how="unchanged")
         return self._start(*self._keep_confirmation(seen), how="unchanged")
 
     def _keep_confirmation(self, seen: Observation) -> tuple[KeydistError, ...]:
@@ -207,12 +198,12 @@ class Reconciler:
         back = await self._observe(from_leader=True)
         if back.accepted is not None:
             return await self._accept(back, self._how(back), confirmed=True)
-        raise back.error or NotYetError("the first key cannot be read back yet", found=_ABSENT.get(back.found, ""))
+        raise back.error or NotYetError("the first key cannot be read back yet", found=WHY_ABSENT.get(back.found, ""))
 
     async def _republish(self, seen: Observation) -> Outcome:
         """Put this node's envelope back where the store lost it. What fails is an alarm: the keyset is on disk."""
         node, held = self._node, self.local.held
-        alarm = seen.error or _lost(seen)
+        alarm = seen.error or lost(seen)
         if held is None:  # pragma: no cover - the table republishes verified keysets only
             raise alarm
         try:
@@ -223,7 +214,7 @@ class Reconciler:
             return self._start(alarm, exc)
         self._found = back.found
         if back.found is not InStore.SAME:
-            return self._start(alarm, back.error or _lost(back))
+            return self._start(alarm, back.error or lost(back))
         kept = self._keep_confirmation(back)
         with suppress(DiskError, BusyError):
             node.disk.note_done(republished=node.clock.now())
@@ -235,7 +226,7 @@ class Reconciler:
         if seen.found is InStore.UNREACHABLE:
             return seen.error or UnreachableError("the store cannot be reached")
         self._refusal = seen.error
-        reason = seen.error.message if seen.error else _ABSENT[seen.found]
+        reason = seen.error.message if seen.error else WHY_ABSENT[seen.found]
         return NotYetError(f"waiting for a leader to publish the key: {reason}", found=reason)
 
     def _refused_genesis(self, seen: Observation) -> KeydistError:
@@ -243,27 +234,27 @@ class Reconciler:
             return RefusedGenesisError(
                 f"no key is generated: {self.local.damage.message}",
                 expected=self.local.damage.expected,
-                found=_ABSENT[seen.found],
+                found=WHY_ABSENT[seen.found],
                 fix="on a node that has it: keydist store backup FILE; here: keydist store restore FILE",
             )
         if self._node.demands.lineage is not None and seen.found in (InStore.NEVER_WRITTEN, InStore.BUCKET_MISSING):
             return RefusedGenesisError(
                 "no key is generated: the configuration names the lineage that this cluster already has",
                 expected=f"lineage {self._node.demands.lineage}",
-                found=_ABSENT[seen.found],
+                found=WHY_ABSENT[seen.found],
                 fix="start a leader that has the keyset, restore a backup, or remove lineage: for a new cluster",
             )
         if seen.found is InStore.ABSENT:
             return RefusedGenesisError(
                 "no key is generated: this user may not ask whether there ever was one",
                 expected="a bucket that was never written",
-                found=_ABSENT[seen.found],
+                found=WHY_ABSENT[seen.found],
                 fix="allow this leader $JS.API.STREAM.INFO of the bucket's stream: see docs/nats.md",
             )
         return RefusedGenesisError(
-            f"no key is generated: {_ABSENT[seen.found]}, so this cluster had one",
+            f"no key is generated: {WHY_ABSENT[seen.found]}, so this cluster had one",
             expected="a bucket that was never written",
-            found=_ABSENT[seen.found],
+            found=WHY_ABSENT[seen.found],
             fix="start a leader that has the keyset, or restore a backup here: keydist store restore FILE",
         )
 
@@ -284,15 +275,6 @@ class Reconciler:
             found=last.found,
             fix="start a leader: keydist bootstrap --role leader; or wait longer: --timeout",
         )
-
-
-def _lost(seen: Observation) -> KeydistError:
-    return StoreLostError(
-        "the store lost the keyset",
-        expected="the keyset of this node",
-        found=_ABSENT.get(seen.found, seen.found.value),
-        fix="a leader that has it puts it back: keydist bootstrap, or keydist store republish",
-    )
 
 
 def _unproven(held: Held) -> KeydistError:

@@ -1,16 +1,22 @@
-"""How a node stands: its keyset, what its disk says against it, and how the store compares."""
+"""How a node stands: its keyset, what its disk and its notes say against it, and how the store compares."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keydist.core.restart import InStore
-from keydist.errors import ClockBehindError, KeydistError, OutdatedError, StoreLostError
+from keydist.core.rotation import Situation, activation, due, overdue
+from keydist.errors import ClockBehindError, KeydistError, OutdatedError, OverdueError
 from keydist.services.from_disk import with_following
+from keydist.services.observe import lost
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from keydist.core.accept import Held
     from keydist.core.local import Local
+    from keydist.core.notes import Notes
     from keydist.services.node import Node
     from keydist.services.observe import Observation
 
@@ -25,19 +31,60 @@ class Standing:
     @property
     def exit_code(self) -> int:
         """Return 0 where nothing is wrong, else the code of the worst alarm."""
-        codes = {alarm.exit_code for alarm in self.alarms}
-        return next((code for code in _WORST_FIRST if code in codes), max(codes, default=0))
+        return worst(alarm.exit_code for alarm in self.alarms)
 
 
 _WORST_FIRST = (65, 77, 73, 78, 75)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code of the worst of several, 0 where there is none."""
+    found = set(codes) - {0}
+    return next((code for code in _WORST_FIRST if code in found), max(found, default=0))
 
 
 async def standing(node: Node, local: Local, *alarms: KeydistError) -> Standing:
     """Compare a node with the store, by a read from the stream leader. Raises nothing of the store's."""
     seen = await node.observe(local, from_leader=True)
     found = _alarm(local, seen)
-    alarms = (*local.alarms, *alarms, *clock_behind(local, node.clock.now()), *((found,) if found else ()))
+    alarms = (*local.alarms, *alarms, *((found,) if found else ()))
     return Standing(found=seen.found, alarms=with_following(alarms, local, node.demands))
+
+
+def by_time(local: Local, notes: Notes, *, now: int, rehearse_every: int) -> tuple[KeydistError, ...]:
+    """Return what only time brings about, as far as a node alone can tell: its clock, overdue phases, rehearsals."""
+    late = () if local.held is None else overdue(Situation(held=local.held, notes=notes, now=now))
+    return (*clock_behind(local, now), *late, *rehearsal_alarm(notes, now=now, every=rehearse_every))
+
+
+def rehearsal_alarm(notes: Notes, *, now: int, every: int) -> tuple[KeydistError, ...]:
+    """Return an alarm where this node once tried a backup out, and not again for `every` seconds (0: no matter)."""
+    if not every or notes.rehearsed is None or now <= notes.rehearsed + every:
+        return ()
+    return (
+        OverdueError(
+            "the last rehearsal of a backup is too long ago",
+            expected=f"one since unix time {now - every}",
+            found=f"unix time {notes.rehearsed}",
+            fix="keydist store backup FILE, then: keydist store restore --verify FILE",
+        ),
+    )
+
+
+class Schedule(NamedTuple):
+    """When a rotation is due and why (None: the policy asks for none), and from when the next keys may sign."""
+
+    due: int | None
+    why: str | None
+    opens: int
+
+
+def schedule(held: Held, notes: Notes, *, now: int) -> Schedule:
+    """Return when this node expects the next rotation (unix seconds)."""
+    situation = Situation(held=held, notes=notes, now=now)
+    wanted = due(situation)
+    opens = activation(situation).opens
+    return Schedule(due=wanted.at if wanted else None, why=wanted.why if wanted else None, opens=opens)
 
 
 def clock_behind(local: Local, now: int) -> tuple[KeydistError, ...]:
@@ -69,8 +116,4 @@ def _alarm(local: Local, seen: Observation) -> KeydistError | None:
             found=f"epoch {mine}" if mine else "no keyset",
             fix="take it with: keydist bootstrap",
         )
-    return seen.error or StoreLostError(
-        "the store does not hold this node's keyset",
-        found=seen.found.value,
-        fix="a leader that has it puts it back: keydist bootstrap, or keydist store republish",
-    )
+    return seen.error or lost(seen)

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from keydist.adapters.clock import SystemClock
+from keydist.adapters.disk.records import format_notes
 from keydist.cli import status
+from keydist.cli.status import when
 from keydist.core.local import Confirmation
+from keydist.core.rotation import SCHEDULE
 from keydist.errors import ConfigError
+from keydist.services.status import Schedule
 from tests.fakes.memory_store import Fault
-from tests.material import LINEAGE, OTHER_TOKEN, PLACE, TOKEN, Change, chain, extend, hold
+from tests.material import DAY, LINEAGE, NOW, OTHER_TOKEN, PLACE, TOKEN, Change, chain, extend, hold, notes_of
 from tests.unit.cli_node import CliNode
 
 MINE = chain(2)[-1]
@@ -44,6 +48,8 @@ def test_a_healthy_node(node: CliNode) -> None:
         "token": TOKEN.token_id,
         "confirmed": None,
         "store": "the keyset of this node",
+        "rotation": {"due": NOW + 30 * DAY, "why": "its time came", "opens": NOW + 900},
+        "rehearsed": None,
         "alarms": [],
         "healthy": True,
     }
@@ -53,7 +59,8 @@ def test_a_healthy_node_for_people(node: CliNode) -> None:
     held = node.hold(2)
     answer = node.run("status")
     assert (answer.code, answer.err) == (0, "")
-    for text in ("node-a, leader of prod-eu1", "epoch      2 of lineage", "healthy", "never", TOKEN.token_id):
+    due = "rotation   due 2027-02-14T08:00:00Z (in "
+    for text in ("node-a, leader of prod-eu1", "epoch      2 of lineage", "healthy", "never", TOKEN.token_id, due):
         assert text in answer.out
     for key in held.keyset.keys:
         assert any(key.kid in line and key.state.value in line for line in answer.out.splitlines())
@@ -120,6 +127,40 @@ def test_a_confirmation_in_the_future(node: CliNode, ahead: int, behind: bool, a
     facts = node.run("status", "--json", *arguments).json
     assert facts["confirmed"] == at
     assert [alarm["code"] for alarm in facts["alarms"]] == (["clock-behind"] if behind else [])
+
+
+def held_since(node: CliNode, at: int, *, rehearsed: int | None = None) -> None:
+    """Let a node have noted everything at a time, and have tried a backup out at another."""
+    (node.state / "seen.json").write_bytes(format_notes(notes_of(MINE, at=at)._replace(rehearsed=rehearsed)))
+
+
+def test_what_is_overdue_is_an_alarm_with_the_store_and_without(node: CliNode) -> None:
+    node.hold(2)
+    now = SystemClock().now()
+    held_since(node, now - 60 * DAY, rehearsed=now - 31 * DAY)
+    for arguments in ((), ("--offline",)):
+        answer = node.run("status", "--json", *arguments)
+        assert answer.code == 75
+        assert [alarm["code"] for alarm in answer.json["alarms"]] == ["overdue"] * 3
+        assert (answer.json["healthy"], answer.json["rehearsed"]) == (False, now - 31 * DAY)
+    assert "(since 30 d)" in node.run("status").out
+    node.configure(rehearse_every="0s")
+    assert len(node.run("status", "--json").json["alarms"]) == 2
+
+
+ROTATIONS: dict[str, tuple[Schedule, str]] = {
+    "by schedule": (Schedule(due=NOW + 172_800, why=SCHEDULE, opens=NOW), "due 2027-01-17T08:00:00Z (in 2 d)"),
+    "none": (Schedule(due=None, why=None, opens=NOW), "none by schedule"),
+    "a new kind, and not yet": (
+        Schedule(due=NOW - 60, why="it signed", opens=NOW + 900),
+        "due 2027-01-15T07:59:00Z (since 60 s), because it signed; not before 2027-01-15T08:15:00Z",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rotation", "text"), ROTATIONS.values(), ids=ROTATIONS)
+def test_when_a_rotation_is_due_for_people(rotation: Schedule, text: str) -> None:
+    assert when(rotation, now=NOW) == text
 
 
 def test_a_token_file_without_a_name_is_usage(node: CliNode) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keydist.core.local import Confirmation, Local
 from keydist.core.restart import InStore, Role
+from keydist.core.rotation import SCHEDULE
 from keydist.errors import (
     ClockBehindError,
     ConfigError,
@@ -16,6 +18,7 @@ from keydist.errors import (
     ForkError,
     KeydistError,
     OutdatedError,
+    OverdueError,
     RollbackError,
     StoreLostError,
     TransientError,
@@ -24,10 +27,10 @@ from keydist.errors import (
 )
 from keydist.services.node import Node
 from keydist.services.observe import Observation
-from keydist.services.status import Standing, standing
+from keydist.services.status import Schedule, Standing, by_time, schedule, standing, worst
 from tests.fakes.clock import VirtualClock
 from tests.fakes.memory_store import Fault, MemoryBucket, MemoryKeysetStore
-from tests.material import OTHER_TOKEN, Change, chain, demands, extend, floor_of, hold
+from tests.material import DAY, NOW, OTHER_TOKEN, Change, chain, demands, extend, floor_of, hold, notes_of
 from tests.unit.cli_node import disk_in
 
 MINE = chain(2)[-1]
@@ -94,10 +97,47 @@ async def test_a_clock_behind_the_confirmation_is_an_alarm(tmp_path: Path, ahead
     bucket = MemoryBucket()
     bucket.put(MINE.envelope)
     ports = node(MemoryKeysetStore(bucket), tmp_path)
-    confirmed = Confirmation(epoch=2, digest=MINE.digest, at=ports.clock.now() + ahead)
-    stands = await standing(ports, LOCAL._replace(confirmation=confirmed))
+    now = ports.clock.now()
+    local = LOCAL._replace(confirmation=Confirmation(epoch=2, digest=MINE.digest, at=now + ahead))
+    stands = await standing(ports, local, *by_time(local, notes_of(MINE), now=now, rehearse_every=0))
     assert [type(alarm) for alarm in stands.alarms] == [ClockBehindError] * alarms
     assert stands.exit_code == (75 if alarms else 0)
+
+
+FIRST = Local(held=chain(1)[0], floor=floor_of(chain(1)[0]))
+NOTES = notes_of(chain(1)[0])._replace(rehearsed=NOW)
+LATE: dict[str, tuple[int, int, list[str]]] = {  # seconds after everything was noted, how often a rehearsal is due
+    "in time": (DAY, DAY, []),
+    "a rehearsal too long ago": (DAY + 1, DAY, ["the last rehearsal of a backup is too long ago"]),
+    "nobody asks for rehearsals": (DAY + 1, 0, []),
+    "due": (30 * DAY + 900, 0, []),
+    "overdue": (30 * DAY + 901, 0, ["a rotation is overdue: its time came"]),
+}
+
+
+@pytest.mark.parametrize(("passed", "every", "messages"), LATE.values(), ids=LATE)
+def test_what_time_brings_about(passed: int, every: int, messages: list[str]) -> None:
+    late = by_time(FIRST, NOTES, now=NOW + passed, rehearse_every=every)
+    assert [alarm.message for alarm in late] == messages
+    assert {type(alarm) for alarm in late} <= {OverdueError}
+
+
+def test_a_node_that_never_rehearsed_is_not_alarmed() -> None:
+    assert by_time(LOCAL, notes_of(MINE), now=NOW + DAY, rehearse_every=1) == ()
+
+
+def test_a_node_without_a_keyset_is_late_with_its_rehearsal_only() -> None:
+    assert len(by_time(Local(), NOTES, now=NOW + 60 * DAY, rehearse_every=DAY)) == 1
+
+
+def test_when_the_next_rotation_is_due() -> None:
+    assert schedule(chain(1)[0], NOTES, now=NOW + 5) == Schedule(due=NOW + 30 * DAY, why=SCHEDULE, opens=NOW + 900)
+    unscheduled = hold(replace(chain(1)[0].keyset, policy=replace(MINE.keyset.policy, rotate_every=0)))
+    assert schedule(unscheduled, NOTES, now=NOW) == Schedule(due=None, why=None, opens=NOW + 900)
+
+
+def test_the_worst_of_no_codes_is_none() -> None:
+    assert (worst([]), worst([0]), worst([0, 75])) == (0, 0, 75)
 
 
 async def test_a_node_without_a_keyset_is_behind(tmp_path: Path) -> None:
