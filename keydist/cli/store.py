@@ -20,18 +20,27 @@ from keydist.cli.command import (
     this_node,
     with_store,
 )
-from keydist.cli.render import print_json, print_line, tell
+from keydist.cli.render import print_json, print_line, tell, tell_alarms
 from keydist.cli.times import date
 from keydist.core.envelope import MAX_ENVELOPE
+from keydist.core.local import Local
 from keydist.core.strict import b64url_encode
-from keydist.errors import ConfigError, UsageError, WrongTokenError
+from keydist.errors import (
+    ConfigError,
+    DiskError,
+    PermissionFamilyError,
+    TransientError,
+    UsageError,
+    WrongTokenError,
+    WrongUserError,
+)
 from keydist.services.recover import Fork, Recovered, inspect_fork, keep_local, keep_store, rehearse, republish, restore
 from keydist.wiring import open_ports
 
 if TYPE_CHECKING:
-    from keydist.core.local import Local
     from keydist.services.node import Node
     from keydist.services.recover import Side
+    from keydist.wiring import Machine
 
 app = typer.Typer(no_args_is_help=True, help="The store: buckets, recovery, backup.", rich_markup_mode=None)
 
@@ -133,7 +142,7 @@ def restore_command(
     token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Install a backup on this node, by the rules for every keyset; with --verify change nothing.
+    """Install a backup on this node, by the rules for every keyset; with --verify note that it can be, nothing more.
 
     Example: keydist store restore --verify keydist-2026-11-21.jwe
     """
@@ -141,17 +150,15 @@ def restore_command(
     def work() -> int:
         node = this_node(config, token_file)
         node.token()
-        local = node.load()
         envelope = read_bounded(file, most=MAX_ENVELOPE).rstrip(b"\n")
-        ports = ports_of(node)
         if verify:
-            done = Recovered(held=rehearse(ports, local, envelope), changed=False)
+            done, noted = _rehearse(node, envelope)
         else:
-            done = restore(ports, local, envelope)
+            done, noted = restore(ports_of(node), node.load(), envelope), False
         keyset = done.held.keyset
         if as_json:
             facts = {"epoch": keyset.epoch, "kid": keyset.active.kid, "lineage": keyset.lineage}
-            print_json(facts | {"verified": verify, "changed": done.changed})
+            print_json(facts | {"verified": verify, "noted": noted, "changed": done.changed})
             return 0
         how = "opens, signs and verifies" if verify else "restored" if done.changed else "was here already"
         print_line(f"{file} {how}: epoch {keyset.epoch} of lineage {keyset.lineage}, key {keyset.active.kid}")
@@ -160,6 +167,27 @@ def restore_command(
         return 0
 
     finish(work, as_json=as_json)
+
+
+def _rehearse(node: Machine, envelope: bytes) -> tuple[Recovered, bool]:
+    """Try a backup out, and note on this node's disk when; what keeps that from being noted is told.
+
+    A node without a keyset has nowhere to note it.
+    """
+    try:
+        local = node.load()
+    except WrongUserError as exc:  # what the backup is worth does not depend on who asks
+        tell_alarms((exc,))
+        local = Local()
+    held = rehearse(ports_of(node), local, envelope)
+    if local.held is None:
+        return Recovered(held=held, changed=False), False
+    try:
+        node.disk.note_done(rehearsed=node.clock.now())
+    except (DiskError, PermissionFamilyError, TransientError) as exc:
+        tell_alarms((exc,))
+        return Recovered(held=held, changed=False), False
+    return Recovered(held=held, changed=False), True
 
 
 @app.command("resolve")

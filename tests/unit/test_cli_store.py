@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from keydist.adapters.clock import SystemClock
+from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.core.accept import Held
 from keydist.core.envelope import Place
 from keydist.core.strict import b64url_encode
+from keydist.errors import BusyError, KeydistError, ReadOnlyDiskError, UnsafeFileError, WrongUserError
 from tests.fakes.memory_store import Fault, MemoryBucket, MemoryKeysetStore
 from tests.material import (
     LINEAGE,
@@ -245,10 +248,10 @@ def test_restore_after_the_state_directory_was_wiped(node: CliNode) -> None:
     file = backup_of(node, MINE)
     rehearsal = node.run("store", "restore", "--verify", file, "--json")
     facts = {"epoch": 2, "kid": MINE.keyset.active.kid, "lineage": LINEAGE}
-    assert (rehearsal.code, rehearsal.json) == (0, facts | {"verified": True, "changed": False})
+    assert (rehearsal.code, rehearsal.json) == (0, facts | {"verified": True, "noted": False, "changed": False})
     assert not node.state.exists()
     answer = node.run("store", "restore", file, "--json")
-    assert (answer.code, answer.json) == (0, facts | {"verified": False, "changed": True})
+    assert (answer.code, answer.json) == (0, facts | {"verified": False, "noted": False, "changed": True})
     assert node.load().held == MINE
     again = node.run("store", "restore", file, "--json")
     assert (again.code, again.json["changed"]) == (0, False)
@@ -278,6 +281,44 @@ def test_an_earlier_epoch_is_a_good_backup_but_no_way_back(node: CliNode) -> Non
     answer = node.run("store", "restore", file, "--json")
     assert (answer.code, answer.error["code"]) == (65, "rollback")
     assert node.load().held == MINE
+
+
+def test_a_rehearsal_is_noted_where_it_succeeds(node: CliNode) -> None:
+    node.hold(2)
+    assert node.run("store", "restore", "--verify", backup_of(node, altered(MINE.envelope, -30))).code == 65
+    assert node.disk().notes().rehearsed is None
+    before = SystemClock().now()
+    assert node.run("store", "restore", "--verify", backup_of(node, MINE), "--json").json["noted"] is True
+    assert before <= (node.disk().notes().rehearsed or 0) <= SystemClock().now()
+
+
+NOT_NOTED = [ReadOnlyDiskError("read-only"), WrongUserError("another's"), BusyError("busy"), UnsafeFileError("open")]
+
+
+@pytest.mark.parametrize("failure", NOT_NOTED, ids=lambda failure: failure.code)
+def test_a_rehearsal_that_cannot_be_noted_is_told_and_no_failure(
+    node: CliNode, monkeypatch: pytest.MonkeyPatch, failure: KeydistError
+) -> None:
+    node.hold(2)
+
+    def note_done(*_disk: object, **_times: int) -> None:
+        raise failure
+
+    monkeypatch.setattr(PosixKeysetDisk, "note_done", note_done)
+    answer = node.run("store", "restore", "--verify", backup_of(node, MINE), "--json")
+    assert (answer.code, answer.json["verified"], answer.json["noted"]) == (0, True, False)
+    assert answer.err == f"keydist: alarm [{failure.code}]: {failure.message}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_another_users_state_keeps_nobody_from_rehearsing(node: CliNode) -> None:
+    node.hold(2)
+    os.chown(node.state, 65_534, 65_534)
+    file = backup_of(node, MINE)
+    answer = node.run("store", "restore", "--verify", file, "--json")
+    assert (answer.code, answer.json["noted"]) == (0, False)
+    assert answer.err.startswith("keydist: alarm [wrong-user]: ")
+    assert node.run("store", "restore", file).code == 77
 
 
 @pytest.mark.parametrize(("history", "code"), [(chain(1), 65), (chain(2), 0)], ids=["below the floor", "at the floor"])
