@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("cold_start", "followers")
+NAMES = ("cold_start", "followers", "propagation")
 
 codes = []
 for name in sys.argv[1:] or NAMES:
