@@ -143,8 +143,8 @@ async def rotate_agents(node: Machine) -> tuple[list[float], list[float]]:
             for record in reader.records():
                 if holds(record, done.held):
                     told.setdefault(record.node, time.monotonic())
-            while len(told) < AGENTS:
-                await asyncio.sleep(0.005)  # noqa: ASYNC110 - what is heard sets no event
+            while len(told) < AGENTS:  # noqa: ASYNC110 - what is heard sets no event
+                await asyncio.sleep(0.005)
             each += [at - begun for at in told.values()]
             last.append(max(told.values()) - begun)
             await asyncio.sleep(1.0)
