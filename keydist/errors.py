@@ -194,6 +194,12 @@ class NotYetError(TransientError):
     code = "not-yet"
 
 
+class NodeLivesError(TransientError):
+    """A node lives whose record was to be forgotten."""
+
+    code = "node-lives"
+
+
 class OutdatedError(TransientError):
     """The store holds a later epoch than this node."""
 

@@ -11,7 +11,7 @@ import typer.exceptions
 
 from keydist import __version__
 from keydist.cli import bootstrap as bootstrap_command
-from keydist.cli import config, key_changes, keys, policy, store, token_changes
+from keydist.cli import config, key_changes, keys, node, policy, store, token_changes
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
 from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
@@ -30,6 +30,7 @@ app.add_typer(token_changes.app, name="token")
 app.add_typer(store.app, name="store")
 app.add_typer(key_changes.app, name="key")
 app.add_typer(policy.app, name="policy")
+app.add_typer(node.app, name="node")
 app.add_typer(config.app, name="config")
 
 

@@ -9,14 +9,17 @@ import typer
 
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, no_keyset, this_node, with_store
 from keydist.cli.keys import describe_key
+from keydist.cli.operate import seconds_of
 from keydist.cli.render import print_json, print_line, tell_alarms
 from keydist.cli.times import age, ago, date
 from keydist.core.rotation import SCHEDULE
+from keydist.errors import UsageError
 from keydist.services.status import Schedule, Standing, by_time, schedule, standing
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
     from keydist.core.notes import Notes
+    from keydist.core.record import Record
     from keydist.errors import KeydistError
     from keydist.services.node import Node
     from keydist.wiring import Machine
@@ -25,18 +28,38 @@ _WATCH_SECONDS = 2.0
 
 
 def status(
+    *,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the store.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+    fleet: Annotated[bool, typer.Option("--fleet", help="Show every node; run it on a leader.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --fleet: what one reading shows, heard of or not.")
+    ] = False,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen", metavar="TIME", help="With --fleet: how long to listen, at most (default: as needed)."
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
     config: ConfigOption = None,
     token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show this node: its epoch, keys, ages and alarms. Exit 0 where healthy, else as the worst alarm says.
 
-    Example: keydist status --json
+    With --fleet, every node: who lives answers within two seconds, whoever does not is waited for one heartbeat.
+
+    Example: keydist status --fleet --watch
     """
 
     def work() -> int:
+        _check(fleet=fleet, only_here=offline, only_fleet=quick or listen is not None)
+        if fleet:
+            from keydist.cli import fleet as fleets  # noqa: PLC0415 - it shows this node as well
+
+            seconds = 0.0 if quick else fleets.MOST_SECONDS if listen is None else seconds_of(listen, "--listen")
+            options = fleets.FleetOptions(seconds=seconds, watch=watch, as_json=as_json)
+            return fleets.run(this_node(config, token_file), options)
         code = _once(this_node(config, token_file), offline=offline, as_json=as_json)
         while watch:
             _pause(_WATCH_SECONDS)
@@ -44,6 +67,13 @@ def status(
         return code
 
     finish(work, as_json=as_json)
+
+
+def _check(*, fleet: bool, only_here: bool, only_fleet: bool) -> None:
+    if fleet and only_here:
+        raise UsageError("--offline asks nobody, and --fleet asks everybody", fix="leave one of them out")
+    if only_fleet and not fleet:
+        raise UsageError("--quick and --listen are about the fleet", fix="give --fleet with them")
 
 
 def _once(node: Machine, *, offline: bool, as_json: bool) -> int:
@@ -66,9 +96,12 @@ def _once(node: Machine, *, offline: bool, as_json: bool) -> int:
     return found.exit_code
 
 
-def own_alarms(node: Machine, local: Local, notes: Notes) -> tuple[KeydistError, ...]:
-    """Return what is wrong with a node, as far as it can tell without the store."""
-    late = by_time(local, notes, now=node.clock.now(), rehearse_every=node.config.rehearse_every)
+def own_alarms(
+    node: Machine, local: Local, notes: Notes, *, live: tuple[Record, ...] = (), records: tuple[Record, ...] = ()
+) -> tuple[KeydistError, ...]:
+    """Return what is wrong with a node, as far as it can tell without the store; see `by_time`."""
+    now, every = node.clock.now(), node.config.rehearse_every
+    late = by_time(local, notes, now=now, rehearse_every=every, live=live, records=records)
     return (*(alarm for alarm in (local.damage, node.token_error) if alarm is not None), *late)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keydist.core.accept import Held
     from keydist.core.local import Local
     from keydist.core.notes import Notes
+    from keydist.core.record import Record
     from keydist.services.node import Node
     from keydist.services.observe import Observation
 
@@ -51,9 +52,22 @@ async def standing(node: Node, local: Local, *alarms: KeydistError) -> Standing:
     return Standing(found=seen.found, alarms=with_following(alarms, local, node.demands))
 
 
-def by_time(local: Local, notes: Notes, *, now: int, rehearse_every: int) -> tuple[KeydistError, ...]:
-    """Return what only time brings about, as far as a node alone can tell: its clock, overdue phases, rehearsals."""
-    late = () if local.held is None else overdue(Situation(held=local.held, notes=notes, now=now))
+def by_time(
+    local: Local,
+    notes: Notes,
+    *,
+    now: int,
+    rehearse_every: int,
+    live: tuple[Record, ...] = (),
+    records: tuple[Record, ...] = (),
+) -> tuple[KeydistError, ...]:
+    """Return what only time brings about: a clock that is behind, overdue phases, a rehearsal too long ago.
+
+    With the fleet's records, what is overdue names the nodes that it waits for.
+    """
+    late: tuple[KeydistError, ...] = ()
+    if local.held is not None:
+        late = overdue(Situation(held=local.held, notes=notes, now=now, live=live, records=records))
     return (*clock_behind(local, now), *late, *rehearsal_alarm(notes, now=now, every=rehearse_every))
 
 
