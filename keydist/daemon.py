@@ -1,7 +1,7 @@
 """The process of an agent: its signals, its reload, and the wiring of its ports.
 
-SIGHUP reads configuration and token again and goes on with them; what cannot be used is told, and the old stays in
-use. SIGTERM and SIGINT end it. A token that could not be read is tried again every few seconds.
+SIGHUP reads configuration and token again and goes on with them; what cannot be used is told, and what runs is left
+alone. SIGTERM and SIGINT end it. A token that could not be read is tried again every few seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.disk.archive import JWKS, PEM
 from keydist.adapters.entropy import SystemEntropy
@@ -25,6 +25,7 @@ from keydist.core.strict import serialise
 from keydist.errors import ConfigError, KeydistError
 from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
+from keydist.services.defect import defect
 from keydist.services.node import Node
 from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
 
@@ -35,9 +36,19 @@ if TYPE_CHECKING:
     from keydist.adapters.log import Log
     from keydist.adapters.systemd import ServiceManager
     from keydist.core.accept import Held
+    from keydist.core.local import Local
 
 _TOKEN_SECONDS: Final = 2.0
+_LOCK_SECONDS: Final = 0.5
+"""An agent does nothing else while it waits for the lock of its disk; where it is not given, it tries again later."""
 _FIXED: Final = ("cluster", "node", "role", "state_dir", "runtime_dir", "group", "at_rest")
+
+
+class _Run(NamedTuple):
+    """A node as it is configured for a while, and what its disk held at first."""
+
+    node: Machine
+    local: Local
 
 
 class Daemon:
@@ -62,6 +73,7 @@ class Daemon:
         self._entropy = SystemEntropy()
         self._told = asyncio.Event()
         self._stops = False
+        self._start: Start | None = None
 
     async def run(self) -> None:
         """Run until SIGTERM. Raises what keeps an agent from starting at all."""
@@ -69,15 +81,12 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._told.set)
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._stop)
-        node = self._machine()
-        node.load()  # a state directory that must not be touched ends it here
+        node = self._machine(self._load())
         config = node.config
         self._log.event("started", version=self._version, cluster=config.cluster, node=config.node, role=config.role)
-        while True:
-            await self._run_until_told(node)
-            if self._stops:
-                break
-            node = self._reloaded(node)
+        run: _Run | None = _Run(node, node.load())  # a state directory that must not be touched ends it here
+        while run is not None:
+            run = await self._run_until_told(run)
         self._log.event("stopped")
 
     def _stop(self) -> None:
@@ -85,51 +94,61 @@ class Daemon:
         self._manager.stopping()
         self._told.set()
 
-    def _machine(self) -> Machine:
-        return machine(self._load(), self._environ, token_file=self._token_file)
+    def _machine(self, config: Config) -> Machine:
+        return machine(config, self._environ, token_file=self._token_file, lock_seconds=_LOCK_SECONDS)
 
-    def _reloaded(self, before: Machine) -> Machine:
-        """Return the node as it is configured now, or as it was where that cannot be used."""
-        self._manager.reloading()
-        try:
-            found = self._machine()
-            changed = [name for name in _FIXED if getattr(found.config, name) != getattr(before.config, name)]
-            if changed:
-                raise ConfigError(
-                    f"a reload cannot change {', '.join(changed)}", fix="restart the agent: systemctl restart keydist"
-                )
-            found.load()
-        except KeydistError as exc:
-            self._log.event("reload-refused", level="error", reason=exc)
-            return before
-        self._log.event("reloaded", tokens=[token.token_id for token in found.tokens])
-        return found
-
-    async def _run_until_told(self, node: Machine) -> None:
-        """Run the agent of a node until a signal, then close its store."""
-        self._told.clear()
-        ports = open_ports(node.config)
+    async def _run_until_told(self, run: _Run) -> _Run | None:
+        """Run the agent of a node until a signal, then close its store; return what to run next, None for nothing."""
+        ports = open_ports(run.node.config)
         try:
             async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(
-                    run_agent(self._agent(node, ports), node.load(), stays=lambda: not self._stops)
-                )
-                await self._until_told(node)
+                agent = self._agent(run.node, ports)
+                running = tasks.create_task(run_agent(agent, run.local, stays=lambda: not self._stops))
+                following = await self._next(run.node)
                 running.cancel()
+            return following
         finally:
             await ports.store.close()
 
-    async def _until_told(self, node: Machine) -> None:
-        """Return at a signal, or once a token that could not be read can be."""
-        while node.token_error is not None:
+    async def _next(self, node: Machine) -> _Run | None:
+        """Wait for what ends a run: a signal to stop, a reload that can be used, a token that could not be read."""
+        while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), _TOKEN_SECONDS)
-            if self._told.is_set():
-                return
-            with suppress(KeydistError):
-                if self._machine().token_error is None:
-                    return
-        await self._told.wait()
+                await asyncio.wait_for(self._told.wait(), None if node.token_error is None else _TOKEN_SECONDS)
+            if self._stops:
+                return None
+            found = self._reloaded(node) if self._told.is_set() else self._with_token(node)
+            self._told.clear()
+            if found is not None:
+                return found
+
+    def _reloaded(self, node: Machine) -> _Run | None:
+        """Return the node as it is configured now; None, and what was the matter is told, where that cannot be used."""
+        is_ready = self._manager.is_ready  # before that, nobody waits for the end of a reload
+        if is_ready:
+            self._manager.reloading()
+        try:
+            found = self._machine(self._load())
+            local = found.load()
+            _check_reload(node, found, local)
+        except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not stop a node
+            reason = defect(exc, while_="the configuration was read again")
+            self._log.event("reload-refused", level="error", reason=reason)
+            if is_ready:
+                self._manager.ready(f"reload refused: {reason.message}")
+            return None
+        self._log.event("reloaded", tokens=[token.token_id for token in found.tokens])
+        return _Run(found, local)
+
+    def _with_token(self, node: Machine) -> _Run | None:
+        """Return a node with its token, once that can be read."""
+        with suppress(KeydistError):
+            found = self._machine(node.config)
+            if found.token_error is None:
+                local = found.load()
+                self._log.event("token-found", tokens=[token.token_id for token in found.tokens])
+                return _Run(found, local)
+        return None
 
     def _agent(self, node: Machine, ports: OpenPorts) -> Agent:
         config = node.config
@@ -150,7 +169,7 @@ class Daemon:
             self_=Self(
                 name=config.node,
                 machine=machine_hash(),
-                start=self._start(node),
+                start=self._count_start(node),
                 version=self._version,
                 heartbeat=config.heartbeat,
                 minted=lambda: read_mints(config.runtime_dir),
@@ -162,14 +181,32 @@ class Daemon:
             own_alarms=(node.token_error,) if node.token_error is not None else (),
         )
 
-    def _start(self, node: Machine) -> Start:
-        """Return who this start is; a disk that takes no note of it makes an instance of its own."""
-        fresh = self._entropy.random(INSTANCE_HEX // 2).hex()
+    def _count_start(self, node: Machine) -> Start:
+        """Return who this start is; where the disk takes no note of it, who this process was before, or a new one."""
+        now, fresh = node.clock.now(), self._entropy.random(INSTANCE_HEX // 2).hex()
         try:
-            return node.disk.count_start(fresh, now=node.clock.now())
+            start = node.disk.count_start(fresh, now=now)
         except KeydistError as exc:
             self._log.event("start-not-counted", level="warning", reason=exc)
-            return Start(instance=fresh, number=node.clock.now())
+            before = self._start or Start(instance=fresh, number=0)
+            start = before._replace(number=max(before.number + 1, now))
+        self._start = start
+        return start
+
+
+def _check_reload(before: Machine, found: Machine, local: Local) -> None:
+    """Refuse what a running agent cannot become, and what would cost it its keyset or its tokens."""
+    changed = [name for name in _FIXED if getattr(found.config, name) != getattr(before.config, name)]
+    if not changed and found.demands.place != before.demands.place:
+        changed = ["nats.bucket or nats.entry"]
+    if changed:
+        raise ConfigError(
+            f"a reload cannot change {', '.join(changed)}", fix="restart the agent: systemctl restart keydist"
+        )
+    if found.token_error is not None and before.tokens:
+        raise found.token_error
+    if local.held is None and before.load().held is not None:
+        raise local.damage or ConfigError("the node would lose its keyset", fix="look at the token file")
 
 
 class HookListener:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.disk.archive import Layout
-from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
+from keydist.adapters.disk.keyset_disk import LOCK_SECONDS, PosixKeysetDisk
 from keydist.adapters.nats.probe import refused_by_all
 from keydist.adapters.token_file import find_token_file, read_tokens
 from keydist.core.accept import Demands
@@ -56,7 +56,12 @@ class Machine(NamedTuple):
 
 
 def machine(
-    config: Config, environ: Mapping[str, str], *, token_file: str | None = None, min_epoch: int = 0
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    token_file: str | None = None,
+    min_epoch: int = 0,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Machine:
     """Return a node's ports, without reading its state or touching the network.
 
@@ -72,7 +77,7 @@ def machine(
         token_error = exc
     return Machine(
         config=config,
-        disk=PosixKeysetDisk(config.state_dir, config.runtime_dir, layout),
+        disk=PosixKeysetDisk(config.state_dir, config.runtime_dir, layout, lock_seconds=lock_seconds),
         clock=SystemClock(),
         tokens=tokens,
         token_error=token_error,

@@ -18,6 +18,8 @@ class ServiceManager:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
+        self.is_ready = False
+        """Whether `ready` was ever said."""
         self._watchdog = (environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID"))
 
     @property
@@ -36,6 +38,7 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """Say that a verified key is on disk."""
+        self.is_ready = True
         self._send(f"READY=1\nSTATUS={_one_line(status)}")
 
     def status(self, text: str) -> None:

@@ -15,9 +15,9 @@ from keydist.adapters.clock import SystemClock
 from keydist.adapters.config import Config, load_config
 from keydist.adapters.log import open_log, take_library_log
 from keydist.adapters.systemd import ServiceManager
-from keydist.cli.render import fail
 from keydist.daemon import Daemon
 from keydist.errors import KeydistError, UsageError
+from keydist.services.defect import defect
 
 _VALUES: Final = {"--config": "config", "--token-file": "token_file", "--role": "role"}
 
@@ -50,16 +50,21 @@ def run(options: AgentOptions) -> int:
         return load_config(options.config, environ=os.environ, overrides=overrides)
 
     async def work() -> None:
+        if options.token_file == "-":  # noqa: S105 - a path
+            raise UsageError("an agent reads its token again at each reload: standard input cannot be read twice")
         manager = ServiceManager(os.environ)
         await Daemon(
             load, version=__version__, environ=os.environ, token_file=options.token_file, log=log, manager=manager
         ).run()
 
+    failure: KeydistError
     try:
-        if options.token_file == "-":  # noqa: S105 - a path
-            raise UsageError("an agent reads its token again at each reload: standard input cannot be read twice")
         asyncio.run(work())
     except KeydistError as exc:
-        log.event("failed", level="error", reason=exc)
-        return fail(exc, as_json=False)
-    return 0
+        failure = exc
+    except Exception as exc:  # noqa: BLE001 - one line that says so: a traceback helps nobody who runs a node
+        failure = defect(exc, while_="the agent ran")
+    else:
+        return 0
+    log.event("failed", level="error", reason=failure)
+    return failure.exit_code

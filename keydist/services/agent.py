@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import Role
 from keydist.core.rotation import Situation, overdue
 from keydist.services.announce import Announcer, Self, announce, leave
+from keydist.services.defect import defect
 from keydist.services.fleet import FleetReader
 from keydist.services.follow import follow
 from keydist.services.lead import Leader, lead
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from keydist.errors import KeydistError
     from keydist.ports import Entropy, Journal, Listener, Manager, NodeRecords
     from keydist.services.node import Node
+
+_PINGS: Final = 3
+"""So often the watchdog is told that the node works, within the time in which once would do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +65,28 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
             if node.role is Role.LEADER:
                 tasks.create_task(_lead(agent, present, reconciler, announcer))
             else:
-                agent.records.listen(heard=None, answer=announcer.record)
+                agent.records.listen(heard=None, answer=announcer.answer)
             tasks.create_task(
                 follow(node, reconciler, present, entropy=agent.entropy, notifier=agent.manager, resync=agent.resync)
             )
             tasks.create_task(announce(announcer, node, agent.records, present, self_, entropy=agent.entropy))
             tasks.create_task(_watch(agent, present))
             for other in agent.others:
-                tasks.create_task(_other(other))
+                tasks.create_task(_other(other, agent, present))
     finally:
         if not stays():
             await leave(announcer, agent.records, self_.name)
     raise AssertionError  # pragma: no cover - the tasks above never end by themselves
 
 
-async def _other(run: Callable[[], Awaitable[None]]) -> None:
-    await run()
+async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Present) -> NoReturn:
+    """Run what runs beside an agent, again after a while where it ends: it stops no node."""
+    while True:
+        try:
+            await run()
+        except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it
+            present.alarm("beside", defect(exc, while_="hooks were run"))
+        await agent.node.clock.sleep(agent.self_.heartbeat)
 
 
 async def _lead(agent: Agent, present: Present, reconciler: Reconciler, announcer: Announcer) -> None:
@@ -98,7 +108,7 @@ async def _lead(agent: Agent, present: Present, reconciler: Reconciler, announce
         if leader.is_waiting:
             wake.set()
 
-    agent.records.listen(heard=heard, answer=announcer.record)
+    agent.records.listen(heard=heard, answer=announcer.answer)
     await lead(leader, node, present, entropy=agent.entropy, heartbeat=agent.self_.heartbeat, wake=wake)
 
 
@@ -121,7 +131,7 @@ async def _watch(agent: Agent, present: Present) -> None:
             manager.watchdog()
         seconds = manager.watchdog_seconds
         try:
-            await asyncio.wait_for(changed.wait(), min(seconds / 2 if seconds else limit, agent.self_.heartbeat))
+            await asyncio.wait_for(changed.wait(), min(seconds / _PINGS if seconds else limit, agent.self_.heartbeat))
         except TimeoutError:
             continue
 

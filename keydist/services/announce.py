@@ -12,7 +12,8 @@ from keydist.core.envelope import RND_BYTES
 from keydist.core.keyset import State
 from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record
 from keydist.core.restart import Role
-from keydist.errors import BucketMissingError, KeydistError
+from keydist.errors import BucketMissingError
+from keydist.services.defect import defect
 from keydist.services.pace import Backoff, jittered
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Announcer:
         self._self = self_
         self._entropy = entropy
         self._counter = self_.start.number * _STARTS_AT
+
+    def answer(self) -> bytes | None:
+        """Return a record for who asks `keydist.who`; None also where none can be made."""
+        with suppress(Exception):  # it is told where the record is written: who asks can do nothing about it
+            return self.record()
+        return None
 
     def record(self, *, leaving: bool = False) -> bytes | None:
         """Return a sealed record of this moment; None without a keyset, or without a token to seal it."""
@@ -109,18 +116,18 @@ async def announce(
     failing = Backoff(entropy, first=_FIRST_PAUSE, most=max(_FIRST_PAUSE, self_.heartbeat / 2))
     while True:
         changed.clear()
-        record = announcer.record()
         seconds = jittered(entropy, self_.heartbeat, spread=_SPREAD)
-        if record is not None:
-            try:
+        try:
+            record = announcer.record()
+            if record is not None:
                 await _publish(records, self_.name, record, role=node.role)
-            except KeydistError as exc:
-                present.alarm("records", exc)
-                changed.clear()  # this very alarm
-                seconds = min(seconds, failing.pause())
-            else:
-                present.alarm("records")
-                failing.reset()
+        except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not stop a node
+            present.alarm("records", defect(exc, while_="this node's record was written"))
+            changed.clear()  # this very alarm
+            seconds = min(seconds, failing.pause())
+        else:
+            present.alarm("records")
+            failing.reset()
         with suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), seconds)
 
@@ -137,7 +144,7 @@ async def _publish(records: NodeRecords, name: str, record: bytes, *, role: Role
 
 async def leave(announcer: Announcer, records: NodeRecords, name: str) -> None:
     """Say that this node stops, if that can be said within a second."""
-    record = announcer.record(leaving=True)
-    if record is not None:
-        with suppress(KeydistError, TimeoutError):
+    with suppress(Exception):  # whatever happens here, this node stops
+        record = announcer.record(leaving=True)
+        if record is not None:
             await asyncio.wait_for(records.publish(name, record), _LEAVE_SECONDS)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import InStore
-from keydist.errors import InternalError, KeydistError, TransientError
+from keydist.errors import KeydistError, TransientError
+from keydist.services.defect import defect
 from keydist.services.pace import Backoff, jittered
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _REFUSED_PAUSE: Final = 15.0
 _SPREAD: Final = 1 / 3
+_LOOK_SECONDS: Final = 30.0
+"""What one look takes at the most, where servers take connections and do not answer."""
 _ANSWERED: Final = frozenset(InStore) - {InStore.UNREACHABLE, InStore.FORBIDDEN}
 
 
@@ -49,7 +52,7 @@ async def follow(
         else:
             seconds = min(resync, (silent if pause else refused).pause())
         if present.held is None:
-            notifier.waiting(_why(present), seconds_left=2 * seconds)
+            notifier.waiting(_why(present), seconds_left=seconds + _LOOK_SECONDS)
         present.turned = node.clock.monotonic()
         await node.store.wait_for_notice(seconds)
 
@@ -58,13 +61,14 @@ async def _look(reconciler: Reconciler, present: Present) -> bool | None:
     """Look once; return None where the store answered, else whether trying again soon may help."""
     soon = True
     try:
+        reconciler.refresh()
         outcome = await reconciler.attempt()
     except TransientError as exc:
         alarm: KeydistError = exc
     except KeydistError as exc:
         alarm, soon = exc, False
     except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not stop a node
-        alarm, soon = _defect(exc), False
+        alarm, soon = defect(exc, while_="the store was looked at"), False
     else:
         present.take(reconciler.local, found=outcome.found, how=outcome.how)
         present.alarm("store", *outcome.alarms)
@@ -72,16 +76,9 @@ async def _look(reconciler: Reconciler, present: Present) -> bool | None:
             return None
         return outcome.found is InStore.UNREACHABLE
     present.take(reconciler.local, found=None, how="from-disk")
-    present.alarm("store", alarm)
+    damage = reconciler.local.damage
+    present.alarm("store", alarm, *(() if damage is None else (damage,)))
     return soon
-
-
-def _defect(exc: Exception) -> InternalError:
-    return InternalError(
-        "something unexpected happened while the store was looked at: a defect in keydist",
-        found=type(exc).__name__,
-        fix="report it with what the node and the store were doing",
-    )
 
 
 def _why(present: Present) -> str:

@@ -18,14 +18,15 @@ from keydist.core.restart import InStore
 from keydist.core.rotation import Drop, Publish, Situation, Step, Wait, decide, overdue
 from keydist.core.successor import republished_next, rotated, without
 from keydist.errors import (
+    ConflictError,
     ForkError,
-    InternalError,
     KeydistError,
     OutdatedError,
     TwoInstancesError,
     UnreadableRecordError,
 )
 from keydist.services.advance import Advanced, advance
+from keydist.services.defect import defect
 from keydist.services.genesis import fresh_keys
 from keydist.services.living import living
 from keydist.services.pace import jittered
@@ -71,37 +72,55 @@ class Leader:
         self._heartbeat = heartbeat
         self._since = node.clock.monotonic()
         self._asked: int | None = None
+        self._read_at: float | None = None
         self.is_waiting = False
         """Whether only acknowledgements are missing: what is heard may change the decision at once."""
 
     async def step(self) -> Advanced | None:
         """Decide once and do it; return what was written. Raises the errors of the ports and of `advance`."""
-        present = self._present
-        if present.held is None or present.found is not InStore.SAME:
+        held, notes = self._present.held, self._present.notes()
+        if held is None or self._present.found is not InStore.SAME:
             return None
-        notes = present.notes()
+        if self._is_reading_due():
+            await self._read()
         await self._ask_after_republication(notes)
-        situation = self._situation(present.held, notes)
+        situation = self._situation(held, notes)
         if not self._acts(decide(situation)) or self._holds_back(situation):
             return None
-        await self._reader.refresh()  # what is done is decided on what is there now
-        situation = self._situation(present.held, notes)
+        await self._read()  # what is done is decided on what is there now
+        situation = self._situation(held, notes)
         step = decide(situation)
         if isinstance(step, Wait) or self._holds_back(situation):
             return None
-        fresh = None if isinstance(step, Drop) else await fresh_keys(*next_kind(present.held), self._entropy)
-        async with present.writing:
-            if present.held.digest != situation.held.digest:
-                return None  # somebody else was faster
-            done = await advance(
-                self._node,
-                present.local,
-                lambda held, now: _build(held, now, step, fresh),
-                entropy=self._entropy,
-            )
-            self._reconciler.local = done.local
-            present.take(done.local, found=InStore.SAME, how=type(step).__name__.lower())
+        fresh = None if isinstance(step, Drop) else await fresh_keys(*next_kind(held), self._entropy)
+        async with self._present.writing:
+            return await self._write(step, held, fresh)
+
+    async def _write(self, step: Step, basis: Held, fresh: FreshKeys | None) -> Advanced | None:
+        """Write what was decided about `basis`, unless something changed while keys were made."""
+        present, reconciler = self._present, self._reconciler
+        reconciler.refresh()
+        held = reconciler.local.held
+        if held is None or held.digest != basis.digest or present.found is not InStore.SAME:
+            return None  # somebody else was faster
+        if self._holds_back(self._situation(held, present.notes())):
+            return None  # it was put back, or a node was heard
+        done = await advance(
+            self._node, reconciler.local, lambda held, now: _build(held, now, step, fresh), entropy=self._entropy
+        )
+        reconciler.local = done.local
+        present.take(done.local, found=InStore.SAME, how=type(step).__name__.lower())
         return done
+
+    def _is_reading_due(self) -> bool:
+        """Tell whether records are read unasked: at first, and while one that was refused may be gone."""
+        if self._read_at is None:
+            return True
+        return bool(self._reader.refused) and self._node.clock.monotonic() >= self._read_at + self._heartbeat
+
+    async def _read(self) -> None:
+        await self._reader.refresh()
+        self._read_at = self._node.clock.monotonic()
 
     def _acts(self, step: Step) -> bool:
         self.is_waiting = isinstance(step, Wait) and bool(step.lacking)
@@ -177,10 +196,10 @@ async def lead(
         failure: tuple[KeydistError, ...] = ()
         try:
             done = await leader.step()
-        except KeydistError as exc:
-            failure = (exc,)
+        except (ConflictError, OutdatedError):
+            pass  # somebody else was faster: what they wrote is taken by the follower's path
         except Exception as exc:  # noqa: BLE001 - a defect must not stop a node
-            failure = (InternalError("something unexpected happened while leading", found=type(exc).__name__),)
+            failure = (defect(exc, while_="this leader looked for what is due"),)
         else:
             failure = done.alarms if done is not None else ()
         present.alarm("leading", *leader.alarms(), *failure)

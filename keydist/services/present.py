@@ -33,6 +33,7 @@ class Present:
         self._listeners = listeners
         self._alarms: dict[str, tuple[KeydistError, ...]] = {}
         self._wakes: list[asyncio.Event] = []
+        self._republished: int | None = None
         self.local = Local()
         self.found: InStore | None = None
         self.loaded = 0
@@ -55,7 +56,8 @@ class Present:
         """Return what this node noted by its own clock; where that cannot be read now, what it said before."""
         with suppress(KeydistError):
             self._notes = self._disk.notes()
-        return self._notes
+        known = [at for at in (self._notes.republished, self._republished) if at is not None]
+        return self._notes._replace(republished=max(known, default=None))
 
     def change(self) -> asyncio.Event:
         """Return an event that is set at each change from now on; who waits for it clears it."""
@@ -67,7 +69,14 @@ class Present:
         """Take in what the disk holds, and tell whoever wants to know where that is another keyset."""
         before, self.local, self.found = self.held, local, found
         held = local.held
-        if held is None or (before is not None and before.digest == held.digest):
+        if how == "republished":  # counts even where the disk could take no note of it
+            self._republished = self._clock.now()
+        if held is None:
+            if before is not None:
+                self._journal.event("keyset-gone", level="error", epoch=before.keyset.epoch)
+                self._wake()
+            return
+        if before is not None and before.digest == held.digest:
             return
         self.loaded = self._clock.now()
         keyset = held.keyset

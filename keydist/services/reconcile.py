@@ -56,7 +56,18 @@ class Reconciler:
         self._candidate: bytes | None = None
         self._refusal: KeydistError | None = None
         self._found: InStore | None = None
+        self._mark: object = None
         self.local = local
+
+    def refresh(self) -> None:
+        """Load what the disk holds where it changed: another process may have installed, restored or forgotten.
+
+        Raises the errors of `KeysetDisk.load` and of `meet_demands`.
+        """
+        mark = self._node.disk.mark()  # before it is loaded: what changes in between is loaded next time
+        if mark != self._mark:
+            self.local = self._load()
+            self._mark = mark
 
     async def attempt(self) -> Outcome:
         """Read the store once and do what the table says. Raises `TransientError` where trying again may help."""
@@ -139,6 +150,7 @@ class Reconciler:
             raise self.local.damage or CorruptError(
                 "the keyset that was just installed is gone", fix="look at the disk"
             )
+        self._candidate = None  # it is what is held now, or was of no use: a node that is reset makes another
         return Outcome(how=how, held=self.local.held, alarms=told_once(alarms + self.local.alarms), changed=True)
 
     def _install(self, new: Held) -> DiskError | None:

@@ -51,20 +51,29 @@ from keydist.core.strict import b64url_encode
 from keydist.core.token import BootstrapToken
 from keydist.errors import BusyError, ConflictError, MalformedError
 
-_LOCK_SECONDS: Final = 10.0
+LOCK_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.02
 _OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, HOOKS, PUBLIC, QUARANTINE})
 
 
 class PosixKeysetDisk:
-    """A `KeysetDisk` on a real file system."""
+    """A `KeysetDisk` on a real file system; its lock is waited for `lock_seconds`, while which nothing else runs."""
 
-    def __init__(self, state_dir: str, runtime_dir: str, layout: Layout, system: System | None = None) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        runtime_dir: str,
+        layout: Layout,
+        system: System | None = None,
+        *,
+        lock_seconds: float = LOCK_SECONDS,
+    ) -> None:
         self._path = state_dir
         self._runtime = runtime_dir
         self._layout = layout
         self._mode = layout.directory_mode
         self._system = system or System()
+        self._lock_seconds = lock_seconds
 
     def load(self, tokens: tuple[BootstrapToken, ...]) -> Local:
         """Return what is there, changing nothing; see `KeysetDisk`."""
@@ -206,7 +215,7 @@ class PosixKeysetDisk:
 
     @contextmanager
     def _locked(self) -> Iterator[Directory]:
-        deadline = self._system.monotonic() + _LOCK_SECONDS
+        deadline = self._system.monotonic() + self._lock_seconds
         with self._make(self._path) as root:
             while True:
                 with root.locked("lock") as given:
@@ -216,7 +225,7 @@ class PosixKeysetDisk:
                 if self._system.monotonic() >= deadline:
                     raise BusyError(
                         "another keydist process holds the lock of the state directory",
-                        found=f"{self._path}/lock is held for more than {_LOCK_SECONDS:.0f} s",
+                        found=f"{self._path}/lock is held for more than {self._lock_seconds:g} s",
                         fix=f"look for it with: fuser {self._path}/lock",
                     )
                 self._system.sleep(_LOCK_PAUSE)
