@@ -20,14 +20,17 @@ from keydist.core.token import format_token
 from tests.material import TOKEN
 
 # Processes are forked from one that has loaded everything: what is run, raced and killed is the work, not the imports.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
     [
+        "joserfc.jwt",
         "nats.aio.client",
         "tenacity",
         "keydist.adapters.entropy",
         "keydist.adapters.nats.store",
         "keydist.adapters.retry",
+        "keydist.cli.agent",
+        "keydist.cli.app",
         "keydist.cli.bootstrap",
         "keydist.services.bootstrap",
         "keydist.services.genesis",
@@ -39,15 +42,16 @@ _processes.set_forkserver_preload(
 class Gate:
     """Where so many processes wait for each other, and for the test."""
 
-    def __init__(self, processes: int) -> None:
-        self.barrier = _processes.Barrier(processes + 1)
+    def __init__(self, parties: int) -> None:
+        self.barrier = processes.Barrier(parties + 1)
 
     def open(self) -> None:
         """Return when all are there; they go on at the same moment."""
         self.barrier.wait(60)
 
 
-def _work(arguments: list[str], directory: str, gate: Gate | None) -> None:
+def run_keydist(arguments: list[str], directory: str, gate: Gate | None = None) -> None:
+    """Become keydist with these arguments; what it prints goes to `out` and `err` in `directory`, anew each time."""
     for name, number in (("out", 1), ("err", 2)):
         file = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
@@ -61,9 +65,9 @@ def _work(arguments: list[str], directory: str, gate: Gate | None) -> None:
 class Run:
     """One process of keydist, as it runs."""
 
-    def __init__(self, node: Node, gate: Gate | None) -> None:
-        self._directory = node.directory
-        self._process = _processes.Process(target=_work, args=(node.command(), str(node.directory), gate))
+    def __init__(self, directory: Path, arguments: list[str], gate: Gate | None = None) -> None:
+        self._directory = directory
+        self._process = processes.Process(target=run_keydist, args=(arguments, str(directory), gate))
         self._process.start()
 
     def kill(self) -> bool:
@@ -75,7 +79,7 @@ class Run:
         return was_running
 
     def answer(self) -> dict[str, Any]:
-        """Wait for the end and return what it printed; it must have a keyset."""
+        """Wait for the end and return what it printed; it must succeed."""
         self._process.join(60)
         code = self._process.exitcode
         self._process.close()
@@ -89,7 +93,7 @@ class Run:
 class Node:
     """One node with a directory of its own, in a cluster whose store is `bucket` of `url`.
 
-    `nats` goes over what its configuration says under that name: other servers, credentials.
+    `nats` goes over what its configuration says under that name: other servers, credentials; `more` over the rest.
     """
 
     directory: Path
@@ -97,6 +101,15 @@ class Node:
     bucket: str
     role: str
     nats: Mapping[str, object] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "keydist.yaml"
 
     @property
     def state(self) -> Path:
@@ -116,15 +129,19 @@ class Node:
         return self.disk.load((TOKEN,))
 
     def command(self, timeout: str = "30s") -> list[str]:
-        """Write the configuration and return the arguments of keydist."""
+        """Write the configuration and return the arguments of a bootstrap."""
+        return ["bootstrap", "--config", str(self.configure()), "--timeout", timeout, "--json"]
+
+    def configure(self) -> Path:
+        """Write the configuration and the token, and return the path of the configuration."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        token, config = self.directory / "token", self.directory / "keydist.yaml"
+        token = self.directory / "token"
         if not token.exists():
             token.write_text(format_token(TOKEN), encoding="ascii")
             token.chmod(0o400)
         settings = {
             "cluster": "test",
-            "node": self.directory.name,
+            "node": self.name,
             "role": self.role,
             "state_dir": "state",
             "runtime_dir": "run",
@@ -132,12 +149,16 @@ class Node:
             "key": {"alg": "ES256"},
             "nats": {"servers": [self.url], "bucket": self.bucket} | dict(self.nats),
         }
-        config.write_text(json.dumps(settings), encoding="utf-8")
-        return ["bootstrap", "--config", str(config), "--timeout", timeout, "--json"]
+        self.config.write_text(json.dumps(settings | dict(self.more)), encoding="utf-8")
+        return self.config
 
     def start(self, gate: Gate | None = None) -> Run:
-        """Start the process; with a gate it waits there with everything loaded."""
-        return Run(self, gate)
+        """Start a bootstrap; with a gate it waits there with everything loaded."""
+        return Run(self.directory, self.command(), gate)
+
+    def start_command(self, *arguments: str) -> Run:
+        """Start a command that answers in JSON; the configuration must have been written."""
+        return Run(self.directory, [*arguments, "--config", str(self.config), "--json"])
 
     def run(self) -> dict[str, Any]:
         """Run to the end and return the answer."""

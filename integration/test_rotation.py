@@ -1,0 +1,308 @@
+"""Twenty-two real agents on three real nats-servers, through rotations, faults, a wiped store and revocations.
+
+One leader, one standby leader and 20 followers, with NATS accounts as recommended. Applications mint on every node and
+verify on every other without pause, and so does an outside verifier that keeps the JWK Set for its max-age.
+
+`KEYDIST_TEST_ROTATIONS` (20) is how many rotations in a row there are without faults, `KEYDIST_TEST_FAULT_ROTATIONS`
+(3) how many while servers and agents are killed, `KEYDIST_TEST_REVOCATIONS` (6) how many keys are revoked, and
+`KEYDIST_TEST_SEED` what the faults are drawn from. A long run: 100, 20 and 20.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Final
+
+import pytest
+
+from integration.accounts import subjects
+from integration.cluster import Cluster
+from integration.fleet import Fleet
+from integration.traffic import AUDIENCE, ISSUER, Tally, Traffic, outside_of
+from integration.trouble import Trouble
+from keydist import Signer, Verifier
+from keydist.core.accept import Held
+from keydist.core.envelope import parse_envelope
+from keydist.core.jws import parse_compact
+from keydist.core.keyset import MAX_RETIRED
+from keydist.errors import InvalidJwtError
+
+ROTATIONS: Final = int(os.environ.get("KEYDIST_TEST_ROTATIONS", "20"))
+FAULT_ROTATIONS: Final = int(os.environ.get("KEYDIST_TEST_FAULT_ROTATIONS", "3"))
+REVOCATIONS: Final = int(os.environ.get("KEYDIST_TEST_REVOCATIONS", "6"))
+SEED: Final = int(os.environ.get("KEYDIST_TEST_SEED") or random.randrange(2**32))
+USE: Final = subjects()
+
+# As short as whole seconds allow, so that the gate and nothing else sets the pace: D = V + R + A, λ = 2S. A retired key
+# goes after R + G + L + λ + 4S = 32 s, which is 11 rotations: fewer than the 16 that are kept. G outlives any fault.
+# V is no more than the pause between two confirmations: a node keeps the promise by knowing a key before it signs,
+# not by V, which only says when 'unknown' means 'invalid' and from whom a JWK Set may be taken. With so short a V
+# the outside verifier may find nobody to ask on busy processors: that is counted, and is no rejection.
+PROPAGATION, LIFETIME, LEEWAY, LEASE = 3, 5, 2, 20
+SETTINGS: Final[dict[str, object]] = {
+    "issuer": ISSUER,
+    "heartbeat": "1s",
+    "resync": "1s",
+    "rotation": {"every": "1s"},
+    "policy": {
+        "propagation": f"{PROPAGATION}s",
+        "freshness": "1s",
+        "stale_read": "1s",
+        "jwks_max_age": "1s",
+        "max_lifetime": f"{LIFETIME}s",
+        "mint_lease": f"{LEASE}s",
+        "leeway": f"{LEEWAY}s",
+        "skew": "1s",
+    },
+}
+LEADERS: Final = ("lead-1", "lead-2")
+FOLLOWERS: Final = tuple(f"f-{number:02}" for number in range(20))
+_LATE: Final = 5 * PROPAGATION
+"""Within so many seconds after a fault there must be a rotation again."""
+
+Record = Callable[[str, object], None]
+pytestmark = pytest.mark.timeout(300 + 10 * ROTATIONS + 30 * FAULT_ROTATIONS)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    directory = tmp_path_factory.mktemp("rotation")
+    with Cluster(directory, leaders=LEADERS, followers=FOLLOWERS) as cluster:
+        asyncio.run(cluster.make_buckets())
+        with Fleet(cluster, settings=SETTINGS) as made:
+            made.start(["lead-1"])
+            made.start()
+            yield made
+
+
+@pytest.fixture(scope="module")
+def applications(fleet: Fleet) -> Iterator[Traffic]:
+    configs = {name: str(member.node.config) for name, member in fleet.members.items()}
+    with Traffic(configs, workers=2, lifetime=LIFETIME, leeway=LEEWAY) as made:
+        yield made
+
+
+@pytest.fixture
+def traffic(fleet: Fleet, applications: Traffic) -> Iterator[Traffic]:
+    """Traffic that runs over a fleet where all is well."""
+    fleet.start()
+    fleet.wait_quiet()
+    applications.go()
+    yield applications
+    applications.pause(forget=True)
+
+
+def active(fleet: Fleet, name: str = "lead-1") -> Held:
+    held = fleet.load(name).held
+    assert held is not None
+    return held
+
+
+def rotations(fleet: Fleet, wanted: int, *, seconds: float) -> list[Held]:
+    """Return the keysets with which so many keys in a row began to sign, as `lead-1` takes them."""
+    seen = [active(fleet)]
+
+    def look() -> bool:
+        now = active(fleet)
+        if now.keyset.active.kid != seen[-1].keyset.active.kid:
+            seen.append(now)
+        return len(seen) > wanted
+
+    fleet.until(look, f"{wanted} rotations", seconds)
+    return seen
+
+
+def check(tally: Tally, fleet: Fleet, record_property: Record) -> None:
+    """Nothing was rejected; a node could not mint or verify only while it was away."""
+    print(tally)
+    record_property("traffic", str(tally))
+    assert not tally.rejected, "\n".join([str(tally.rejected), *tally.contexts])
+    assert not (found := outside_of(tally.unavailable, fleet.spans())), "\n".join(found[:20])
+    nodes = set(fleet.members)
+    assert {pair for pair in tally.pairs if pair[1] != "outside"} == {(one, other) for one in nodes for other in nodes}
+
+
+def one_lineage(fleet: Fleet, before: Held) -> Held:
+    """Return what all disks hold: one keyset, which descends from the one before."""
+    now = fleet.wait_same()
+    behind = now.keyset.epoch - before.keyset.epoch
+    assert now.keyset.lineage == before.keyset.lineage
+    assert (now.digest, *now.keyset.ancestors)[behind] == before.digest
+    return now
+
+
+async def stored(fleet: Fleet) -> tuple[bytes, float]:
+    """Return the entry's bytes, and when the store took them (unix seconds, before it acknowledged); none: empty."""
+    async with fleet.cluster.operator() as operator:
+        query = json.dumps({"last_by_subj": USE.entry}).encode()
+        reply = await operator.request(USE.leader_get, query, timeout=10)
+        message = json.loads(reply.data).get("message")
+        if message is None:
+            return b"", 0.0
+        at = datetime.fromisoformat(message["time"])
+        return base64.b64decode(message["data"]), at.timestamp()
+
+
+# --- rotations -----------------------------------------------------------------------------------
+
+
+def test_rotations_in_a_row_while_all_mint_and_verify(fleet: Fleet, traffic: Traffic, record_property: Record) -> None:
+    first, start = active(fleet), time.monotonic()
+    memory = {name: member.memory() for name, member in fleet.members.items()}
+    seen = rotations(fleet, ROTATIONS, seconds=4 * PROPAGATION * ROTATIONS)
+    seconds = time.monotonic() - start
+    time.sleep(LIFETIME)  # the last JWTs of the key before live on under the new one
+    tally = traffic.pause()
+    one_lineage(fleet, first)
+    check(tally, fleet, record_property)
+    assert len({held.keyset.active.kid for held in seen}) == ROTATIONS + 1
+    assert set(tally.kids) >= {held.keyset.active.kid for held in seen[1:]}
+    assert max(len(held.keyset.keys) for held in seen) < 2 * (2 + MAX_RETIRED)
+    grown = {name: member.memory() - memory[name] for name, member in fleet.members.items()}
+    print(f"{ROTATIONS} rotations in {seconds:.1f} s; memory of an agent grew by up to {max(grown.values())} kB")
+    fleet.wait_quiet()
+
+
+def test_servers_and_agents_are_killed_at_random_meanwhile(
+    fleet: Fleet, traffic: Traffic, record_property: Record
+) -> None:
+    print(f"KEYDIST_TEST_SEED={SEED}")
+    trouble, before, seconds = Trouble(fleet, seed=SEED), active(fleet), time.monotonic()
+    kids = {before.keyset.active.kid}
+    while len(kids) <= FAULT_ROTATIONS:
+        trouble.step()
+        kids |= {held.keyset.active.kid for held in fleet.held().values()}
+        assert time.monotonic() < seconds + 60 + 30 * FAULT_ROTATIONS, f"{len(kids) - 1} rotations: {fleet.shown()}"
+    seconds = time.monotonic() - seconds
+    trouble.end()
+    back = fleet.until(lambda: not fleet.note_confirmed(), "every agent to be back")
+    again = time.monotonic()
+    rotations(fleet, 2, seconds=2 * _LATE)
+    again = time.monotonic() - again
+    tally = traffic.pause()
+    one_lineage(fleet, before)
+    slowest = max(absence.confirmed - absence.ended for absence in fleet.absences)
+    print(f"{dict(trouble.kills)} killed, {len(fleet.absences)} absences of up to {slowest:.1f} s; {len(kids) - 1}")
+    print(f"rotations in {seconds:.1f} s; then all were back in {back:.1f} s, and two rotations took {again:.1f} s")
+    check(tally, fleet, record_property)
+    fleet.wait_quiet()
+
+
+def test_all_stores_are_wiped_meanwhile(fleet: Fleet, traffic: Traffic, record_property: Record) -> None:
+    rotations(fleet, 1, seconds=_LATE)
+    before = active(fleet)
+    fleet.cluster.wipe_all()
+    held = active(fleet)
+    asyncio.run(fleet.cluster.make_buckets())  # the operator: no leader may make them with these accounts
+    seconds = fleet.until(lambda: asyncio.run(stored(fleet))[0] != b"", "a leader to put the keyset back")
+    assert asyncio.run(stored(fleet))[0] == held.envelope, "byte for byte what the nodes held"
+    rotations(fleet, 2, seconds=2 * _LATE)
+    tally = traffic.pause()
+    one_lineage(fleet, before)
+    check(tally, fleet, record_property)
+    print(f"healed {seconds:.1f} s after there were buckets again")
+    fleet.wait_quiet()
+
+
+# --- revocations -----------------------------------------------------------------------------------
+
+
+class Watch:
+    """All followers' verifiers, and when each refused a JWT."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._nodes = {name: Verifier.open(str(fleet.members[name].node.config)) for name in FOLLOWERS}
+
+    def refusals(self, jwt: str) -> dict[str, str]:
+        """Return who refuses, and why."""
+        found = {}
+        for name, verifier in self._nodes.items():
+            try:
+                verifier.verify(jwt, audience=AUDIENCE, issuer=ISSUER)
+            except InvalidJwtError as exc:
+                found[name] = exc.reason
+        return found
+
+
+def revoke(fleet: Fleet, watch: Watch, signer: Signer) -> tuple[str, list[float]]:
+    """Revoke the active key by command; return a JWT of it, and after how many seconds each follower refused that.
+
+    The seconds count from when the store took the epoch, which is before it acknowledged it. There are none where a
+    leader wrote another epoch meanwhile.
+    """
+    jwt = signer.mint({}, subject="revoked", audience=AUDIENCE, lifetime=LIFETIME)
+    kid = parse_compact(jwt).header.kid
+    assert watch.refusals(jwt) == {}
+    command = fleet.members["lead-1"].node.start_command("key", "revoke", kid, "--reason", "a test", "--yes")
+    refused: dict[str, float] = {}
+    deadline = time.monotonic() + LIFETIME
+    while len(refused) < len(FOLLOWERS) and time.monotonic() < deadline:
+        found = watch.refusals(jwt)
+        assert set(found.values()) <= {"kid-revoked"}, found
+        for name in found:
+            refused.setdefault(name, time.time())
+        time.sleep(0.002)
+    answer = command.answer()
+    assert answer["revoked"] == [kid]
+    assert set(refused) == set(FOLLOWERS)
+    envelope, at = asyncio.run(stored(fleet))
+    is_its = parse_envelope(envelope).header.epoch == answer["epoch"]
+    return jwt, [when - at for when in refused.values()] if is_its else []
+
+
+def test_revocations_reach_every_follower_within_a_second(fleet: Fleet, record_property: Record) -> None:
+    fleet.start()
+    fleet.wait_quiet()
+    watch, seconds, jwts = Watch(fleet), [], []
+    with Signer.open(str(fleet.members["lead-1"].node.config)) as signer:
+        for _ in range(2 * REVOCATIONS):
+            jwt, found = revoke(fleet, watch, signer)
+            seconds += found
+            jwts.append(jwt)
+            if len(seconds) == REVOCATIONS * len(FOLLOWERS):
+                break
+            fleet.wait_same()
+    seconds.sort()
+    p50, p99 = (seconds[int(len(seconds) * part)] for part in (0.5, 0.99))
+    shown = f"{len(jwts)} revocations, {len(seconds)} refusals: p50 {p50:.3f}, p99 {p99:.3f}, max {seconds[-1]:.3f} s"
+    print(shown)
+    record_property("revocation", shown)
+    assert len(seconds) == REVOCATIONS * len(FOLLOWERS)
+    assert p99 <= 1
+    for jwt in jwts:
+        assert watch.refusals(jwt) == dict.fromkeys(FOLLOWERS, "kid-revoked")
+
+
+async def put(fleet: Fleet, envelope: bytes) -> None:
+    """Put bytes into the store as somebody who may write there and knows no compare-and-set."""
+    async with fleet.cluster.client("lead-1") as writer:
+        answer = json.loads((await writer.request(USE.entry, envelope, timeout=10)).data)
+        assert "error" not in answer, answer
+
+
+def test_a_revoked_key_stays_revoked_where_the_store_is_put_back(fleet: Fleet) -> None:
+    fleet.start()
+    fleet.wait_quiet()
+    watch, earlier = Watch(fleet), active(fleet)
+    with Signer.open(str(fleet.members["lead-1"].node.config)) as signer:
+        jwt, _ = revoke(fleet, watch, signer)
+    fleet.wait_same()
+    for name in LEADERS:  # else they put it right within milliseconds
+        fleet.stop(name)
+    now = fleet.wait_same()
+    asyncio.run(put(fleet, earlier.envelope))
+    fleet.until(lambda: all(fleet.members[name].alarms()["rollback"] for name in FOLLOWERS), "every follower to alarm")
+    assert watch.refusals(jwt) == dict.fromkeys(FOLLOWERS, "kid-revoked")
+    assert fleet.wait_same().digest == now.digest
+    fleet.start(LEADERS)
+    fleet.until(lambda: asyncio.run(stored(fleet))[0] == now.envelope, "a leader to put the later epoch back")
+    fleet.wait_quiet()
+    assert watch.refusals(jwt) == dict.fromkeys(FOLLOWERS, "kid-revoked")
+    one_lineage(fleet, now)
