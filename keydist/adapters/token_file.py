@@ -113,10 +113,7 @@ def write_token(path: str, text: str) -> None:
     try:
         try:
             os.fchmod(fd, 0o400)
-            rest = f"{text}\n".encode("ascii")
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
+            _write_whole(fd, text)
         finally:
             os.close(fd)
         _sync_directory(path)
@@ -128,11 +125,11 @@ def write_token(path: str, text: str) -> None:
         ) from exc
 
 
-def drop_token(source: TokenSource, token_id: str) -> None:
-    """Take one of two tokens out of a file, which keeps its owner and mode.
+def left_without(source: TokenSource, token_id: str) -> BootstrapToken:
+    """Return the token that stays where a file of two loses one, and change nothing.
 
     Raises `TokenError` where the file does not hold it beside another, `UnsafeFileError`, `ConfigError` for a systemd
-    credential, `DiskError`.
+    credential.
     """
     path = source.path
     if source.is_credential or path == STDIN:
@@ -140,29 +137,60 @@ def drop_token(source: TokenSource, token_id: str) -> None:
             "the token of this node is not a file of its own: its line is taken out where it comes from",
             expected="a token file",
             found="a systemd credential" if source.is_credential else "standard input",
-            fix=f"take token {token_id} out of the credential's source, then: systemctl restart keydist",
+            fix=f"take token {token_id} out of the credential's source (LoadCredential=), then: systemctl restart"
+            " keydist; or name that source: --token-file FILE",
         )
-    left = [token for token in read_tokens(source) if token.token_id != token_id]
-    if len(left) != 1:
+    tokens = read_tokens(source)
+    left = [token for token in tokens if token.token_id != token_id]
+    if len(left) != 1 or len(tokens) == 1:
         raise TokenError(
             f"{path} does not hold token {token_id} beside another",
             expected="two lines, one of them to go",
+            found=", ".join(token.token_id for token in tokens),
             fix="see its ids with: keydist token inspect",
         )
-    fresh = f"{path}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(fresh)  # noqa: PTH108 - as above
-    write_token(fresh, format_token(left[0]))
+    return left[0]
+
+
+def drop_token(source: TokenSource, token_id: str) -> None:
+    """Take one of two tokens out of a file, which keeps its owner and mode; a stop in between leaves it as it was.
+
+    A link stays one: the file that it leads to is replaced. Raises as `left_without`, and `DiskError`.
+    """
+    text = format_token(left_without(source, token_id))
+    path = os.path.realpath(source.path)
+    directory, name = os.path.split(path)
+    fresh = f"{directory}/.{name}.retire"
     try:
         found = os.stat(path)  # noqa: PTH116 - as above
-        os.chown(fresh, found.st_uid, found.st_gid)
-        os.chmod(fresh, stat.S_IMODE(found.st_mode))  # noqa: PTH101 - as above
+        with suppress(FileNotFoundError):
+            os.unlink(fresh)  # noqa: PTH108 - as above; a stop left it
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        try:
+            if (found.st_uid, found.st_gid) != (os.fstat(fd).st_uid, os.fstat(fd).st_gid):
+                os.fchown(fd, found.st_uid, found.st_gid)
+            os.fchmod(fd, stat.S_IMODE(found.st_mode))
+            _write_whole(fd, text)
+        finally:
+            os.close(fd)
         os.replace(fresh, path)  # noqa: PTH105 - as above
         _sync_directory(path)
     except OSError as exc:
+        with suppress(OSError):
+            os.unlink(fresh)  # noqa: PTH108 - as above; it holds a secret
         raise DiskError(
-            f"cannot replace {path}: {os.strerror(exc.errno or 0)}", fix="run it as the file's owner, or as root"
+            f"cannot replace {path}: {os.strerror(exc.errno or 0)}",
+            expected="a directory that this user may write, with space left",
+            fix=f"run it as the file's owner or as root, or take the line of token {token_id} out by hand",
         ) from exc
+
+
+def _write_whole(fd: int, text: str) -> None:
+    """Write a line to a new file, durably."""
+    rest = f"{text}\n".encode("ascii")
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    os.fsync(fd)
 
 
 def _sync_directory(path: str) -> None:

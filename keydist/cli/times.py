@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from keydist.adapters.duration import parse_duration
 from keydist.errors import ConfigError, UsageError
+from keydist.services.dates import date
+
+__all__ = ["age", "ago", "date", "parse_time"]
 
 _DIGITS: Final = 15
-
-
-def date(at: int) -> str:
-    """Return unix seconds as RFC 3339 in UTC; years beyond 9999 as they are."""
-    try:
-        return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return str(at)
 
 
 def parse_time(text: str, *, now: int) -> int:
@@ -34,8 +29,10 @@ def parse_time(text: str, *, now: int) -> int:
         found = None
     if found is None or found.tzinfo is None:
         raise UsageError(
-            f"{text[:40]!a} is not a time",
-            expected="RFC 3339 with its offset, such as 2027-06-30T00:00:00Z, unix seconds, or +30d",
+            "that is not a time",
+            expected="RFC 3339 with its offset, unix seconds, or a duration from now",
+            found=ascii(text[:40]),
+            fix="write it as 2027-06-30T00:00:00Z, 1814313600 or +30d",
         )
     return int(found.timestamp())
 

@@ -72,7 +72,7 @@ def revoked(
     where the list of revocations is full.
     """
     keyset = held.keyset
-    _check_reason(reason)
+    check_reason(reason)
     unknown = set(kids) - {key.kid for key in keyset.keys}
     if unknown:
         raise UsageError(
@@ -140,7 +140,8 @@ def _successor(
     )
 
 
-def _check_reason(reason: str) -> None:
+def check_reason(reason: str) -> None:
+    """Refuse a reason that the format has no room for. Raises `UsageError`."""
     if len(reason) > MAX_REASON or not (reason.isascii() and reason.isprintable()):
         raise UsageError(
             "the reason of a revocation is out of range",

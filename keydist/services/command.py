@@ -1,21 +1,20 @@
-"""What the commands of a person share: a node brought up to date, reasons to write no epoch now, acknowledgements."""
+"""What the commands of a person share: the node as it stands, or brought up to date, and reasons to write nothing now.
+
+A plan only looks: it changes neither the store nor the disk. A change first takes what the store holds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from keydist.core.fleet import HEARTBEATS, ahead, lacking
+from keydist.core.fleet import HEARTBEATS
+from keydist.core.floor import raised_floor
 from keydist.core.restart import InStore, Role
-from keydist.errors import (
-    ConflictError,
-    ForkError,
-    NotYetError,
-    OutdatedError,
-    RefusedGenesisError,
-    WrongRoleError,
-)
+from keydist.errors import ConflictError, NotYetError, RefusedGenesisError, WrongRoleError
 from keydist.services.fleet import FleetReader
+from keydist.services.observe import lost
+from keydist.services.put_back import LOST
 from keydist.services.reconcile import Genesis, Reconciler
 
 if TYPE_CHECKING:
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
     from keydist.core.accept import Held
     from keydist.core.local import Local
-    from keydist.core.record import Record
     from keydist.ports import Entropy, NodeRecords
+    from keydist.services.from_disk import Outcome
     from keydist.services.node import Node
+    from keydist.services.observe import Observation
 
-_POLL_SECONDS: Final = 0.2
-_READ_AGAIN: Final = 5
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,89 +46,108 @@ class Command:
         return FleetReader(self.records, self.node.clock, place=demands.place, tokens=demands.tokens)
 
 
-async def up_to_date(command: Command, local: Local) -> Local:
+class Current(NamedTuple):
+    """The keyset that the store holds, on this node's disk or, after a look alone, in memory.
+
+    `behind` is the epoch on this node's disk (0 for none) where that is another one.
+    """
+
+    local: Local
+    held: Held
+    behind: int | None = None
+
+
+async def look(command: Command, local: Local) -> Current:
+    """Return what the store holds, and change nothing: for a plan.
+
+    Raises what `up_to_date` would, and `NotYetError` for a store that lost the keyset, which that would put back.
+    """
+    node = command.node
+    check_role(node)
+    seen = await node.observe(local, from_leader=True)
+    if seen.found is InStore.SAME and local.held is not None:
+        _check_settled(command)
+        return Current(local, local.held)
+    if seen.accepted is not None:
+        held = seen.accepted.held
+        taken = local._replace(held=held, damage=None, floor=raised_floor(local.floor, held))
+        return Current(taken, held, behind=local.held.keyset.epoch if local.held else 0)
+    if local.held is None:
+        raise local.damage or seen.error or _nothing()
+    if seen.found in LOST:
+        raise _would_put_back(command, seen)
+    raise seen.error or lost(seen)
+
+
+async def up_to_date(command: Command, local: Local) -> Current:
     """Return the node after it took what the store holds; it must then be what this node holds, and may be written.
 
     Raises `WrongRoleError` for a follower, what is wrong with the store, and `NotYetError` for three heartbeats after
     this node put its keyset back into a store that lost it.
     """
     node = command.node
+    check_role(node)
+    reconciler = Reconciler(node, local, Genesis(ask_living=_no_genesis, first_envelope=_no_envelope))
+    outcome = await _attempt(reconciler, tries=_TRIES)
+    if outcome.found is not InStore.SAME:
+        raise outcome.alarms[0] if outcome.alarms else ConflictError("the store does not hold this node's keyset")
+    _check_settled(command)
+    return Current(reconciler.local, outcome.held)
+
+
+async def _attempt(reconciler: Reconciler, *, tries: int) -> Outcome:
+    """Look and do once; again where an agent beside this command installed or wrote something meanwhile."""
+    try:
+        return await reconciler.attempt()
+    except ConflictError:
+        if tries <= 1:
+            raise
+    return await _attempt(reconciler, tries=tries - 1)
+
+
+def check_role(node: Node) -> None:
+    """Refuse a follower. Raises `WrongRoleError`."""
     if node.role is not Role.LEADER:
         raise WrongRoleError(
             "a follower writes no epoch", expected="role leader", found="role follower", fix="run it on a leader node"
         )
-    reconciler = Reconciler(node, local, Genesis(ask_living=_no_genesis, first_envelope=_no_envelope))
-    outcome = await reconciler.attempt()
-    if outcome.found is not InStore.SAME:
-        raise outcome.alarms[0] if outcome.alarms else ConflictError("the store does not hold this node's keyset")
+
+
+def _check_settled(command: Command) -> None:
+    """Refuse to write for three heartbeats after this node put its keyset back."""
+    node, pause = command.node, HEARTBEATS * command.heartbeat
     republished = node.disk.notes().republished
-    if republished is not None and node.clock.now() < republished + HEARTBEATS * command.heartbeat:
+    passed = node.clock.now() - (republished or 0)
+    if republished is not None and passed < pause:
         raise NotYetError(
             "the store had lost the keyset, and this node put it back: a node with a later one may yet be heard",
-            expected=f"{HEARTBEATS * command.heartbeat} s since then",
-            found=f"{node.clock.now() - republished} s",
-            fix="look at keydist status --fleet, then run the command again",
+            expected=f"{pause} s since then",
+            found=f"{max(0, passed)} s",
+            fix=f"wait {pause - passed} s, look at keydist status --fleet, then run the command again",
         )
-    return reconciler.local
+
+
+def _would_put_back(command: Command, seen: Observation) -> NotYetError:
+    return NotYetError(
+        "the store lost the keyset: the command would put this node's back first, and then write no new epoch yet",
+        expected="the keyset of this node in the store",
+        found=lost(seen).found,
+        fix=f"put it back: keydist store republish; {HEARTBEATS * command.heartbeat} s later, run the command",
+    )
+
+
+def _nothing() -> RefusedGenesisError:
+    return RefusedGenesisError(
+        "there is no keyset yet, here or in the store: this command makes no first key",
+        expected="a keyset",
+        found="nothing",
+        fix="make one with: keydist bootstrap --role leader",
+    )
 
 
 async def _no_genesis() -> None:
-    raise RefusedGenesisError(
-        "this command makes no first key", expected="a keyset", fix="make one with: keydist bootstrap --role leader"
-    )
+    raise _nothing()
 
 
 async def _no_envelope() -> bytes:
     raise AssertionError  # pragma: no cover - refused before
-
-
-def check_nobody_ahead(held: Held, records: tuple[Record, ...]) -> None:
-    """Refuse to write while a node shows a later epoch or another lineage. Raises `OutdatedError`, `ForkError`."""
-    for record in ahead(held, records):
-        if record.lineage != held.keyset.lineage:
-            raise ForkError(
-                f"node {record.node} holds a keyset of another lineage",
-                expected=f"lineage {held.keyset.lineage}",
-                found=f"lineage {record.lineage}",
-                fix="decide which side is right; on the node that must change: keydist store resolve --keep store",
-            )
-        raise OutdatedError(
-            f"node {record.node} holds a later epoch than the store",
-            expected=f"epoch {held.keyset.epoch}",
-            found=f"epoch {record.epoch}",
-            fix="there: keydist store backup FILE; here: keydist store restore FILE, keydist store republish",
-        )
-
-
-async def until(
-    command: Command, reader: FleetReader, missing: Callable[[], tuple[str, ...]], *, what: str, seconds: float
-) -> tuple[str, ...]:
-    """Read the fleet until `missing()` names nobody, and return whom it names after `seconds`.
-
-    A node that is not heard of for three of its heartbeats no longer counts: `missing` looks at the living.
-    """
-    clock = command.node.clock
-    end, turn = clock.monotonic() + seconds, 0
-    command.records.listen(heard=reader.hear, answer=lambda: None)
-    while True:
-        if turn % _READ_AGAIN == 0:
-            await reader.refresh()
-        names = missing()
-        left = end - clock.monotonic()
-        if not names or left <= 0:
-            return names
-        command.told(f"{what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}", left)  # noqa: PLR2004
-        await clock.sleep(min(_POLL_SECONDS, max(0.01, left)))
-        turn += 1
-
-
-async def acknowledged(command: Command, held: Held, *, seconds: float) -> tuple[str, ...]:
-    """Wait until every live node says that it uses `held`; return who has not after `seconds`."""
-    reader = command.reader()
-    return await until(
-        command,
-        reader,
-        lambda: lacking(held, reader.live()),
-        what=f"waiting for epoch {held.keyset.epoch} at",
-        seconds=seconds,
-    )
