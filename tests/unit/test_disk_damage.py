@@ -20,6 +20,7 @@ from keydist.core.accept import Floor, Held
 from keydist.core.envelope import MAX_ENVELOPE, Place
 from keydist.core.genesis import signing_key
 from keydist.core.keyset import State
+from keydist.core.lease import lease_of
 from keydist.core.local import Confirmation
 from keydist.core.strict import b64url_decode, b64url_encode
 from keydist.core.token import BootstrapToken
@@ -548,6 +549,29 @@ def test_what_another_process_installs_while_this_one_reads_is_no_damage(tmp_pat
             state.install(TWO, THREE)
 
     assert state.disk(FaultySystem(meanwhile)).load((TOKEN,)).held == THREE
+
+
+def test_whenever_it_is_overtaken_a_reader_finds_its_keyset_confirmed(tmp_path: Path) -> None:
+    def confirm(state: StateDirectory, held: Held) -> None:
+        state.disk().confirm(Confirmation(epoch=held.keyset.epoch, digest=held.digest, at=NOW))
+
+    number, is_overtaken = 0, True
+    while is_overtaken:
+        number, is_overtaken = number + 1, False
+        state = StateDirectory(tmp_path / str(number)).install(ONE)
+        confirm(state, ONE)
+
+        def meanwhile(call: Call, state: StateDirectory = state, stop: int = number) -> None:
+            nonlocal is_overtaken
+            if call.number == stop:
+                is_overtaken = True
+                state.install(TWO)
+                confirm(state, TWO)
+
+        found = state.disk(FaultySystem(meanwhile)).load((TOKEN,))
+        assert found.held is not None
+        assert lease_of(found.held, found.confirmation) is not None, number
+    assert number > 10
 
 
 def test_a_reader_that_is_overtaken_once_reads_the_keyset_before(tmp_path: Path) -> None:

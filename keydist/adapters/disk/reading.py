@@ -79,6 +79,7 @@ def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -
     raw, unread = _try_record(root, FLOOR)
     seen_stamp = _stamp(root, raw)
     floor, alarms = (None, unread) if raw is None else _read_floor(raw)
+    confirmation, doubts = _load_confirmation(root)  # before the keyset: it speaks for later ones, not for earlier ones
     try:
         held = _load_live(root, layout, tokens)
     except (CorruptError, UnsupportedError, WrongTokenError, CommitmentError) as exc:
@@ -93,7 +94,6 @@ def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -
         return Local(floor=floor, damage=damage, alarms=alarms, stamp=seen_stamp)
     if floor is None and not alarms:
         alarms = (RebuiltFloorError("the floor is missing", fix="it is rebuilt from the live keyset"),)
-    confirmation, doubts = _load_confirmation(root)
     return Local(
         held=held,
         floor=raised_floor(floor, held),
