@@ -135,7 +135,9 @@ async def _watch(view: _View, *, as_json: bool) -> None:
     is_drawn = screen.is_live and not as_json
     with screen if is_drawn else nullcontext():
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(view.survey.ask())
+            asking = tasks.create_task(view.survey.ask())
+            if not is_drawn:  # what is printed stays: not before there are answers
+                await asking
             read_at = clock.monotonic()
             await view.measure()
             while True:

@@ -112,7 +112,7 @@ def table(frame: Frame, *, width: int | None) -> Iterator[Line]:
     cells = [[_cell(column, row, frame.now) for column in COLUMNS] for row in frame.look.rows]
     shown = _fitting(cells, width)
     sizes = {at: max(len(COLUMNS[at].title), *(len(row[at]) for row in cells)) for at in shown}
-    room = None if width is None else width - sum(sizes[at] + 2 for at in shown)
+    room = None if width is None else width + 2 - sum(sizes[at] + 2 for at in shown)
     if room is not None and room < 0:
         widest = max(shown, key=lambda at: sizes[at] if COLUMNS[at].title in ("node", "alarms") else 0)
         sizes[widest] = max(_LEAST_ROOM, sizes[widest] + room)

@@ -44,8 +44,9 @@ def list_command(config: ConfigOption = None, token_file: TokenOption = None, as
             survey = Survey(command.node, command.records)
             await survey.begin()
             look = survey.look(held)
+            look = look._replace(rows=tuple(sorted(look.rows, key=lambda row: row.name)))
             if as_json:
-                print_json({"nodes": [row_facts(row) for row in sorted(look.rows, key=lambda row: row.name)]})
+                print_json({"nodes": [row_facts(row) for row in look.rows]})
             elif look.rows:
                 for line in table(Frame(look=look, held=held, now=node.clock.now(), title=""), width=None):
                     print_line("".join(span.text for span in line))
