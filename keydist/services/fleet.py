@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _KEPT_SECONDS = 7 * 86_400.0
 _MOST_REFUSED = 1000
+_DEAF_HEARTBEATS = 1.5
 
 
 class FleetReader:
@@ -29,6 +30,7 @@ class FleetReader:
         self.fleet: Fleet = {}
         self.refused: dict[str, KeydistError] = {}
         """Why the last record of a name could not be opened."""
+        self._rose = clock.monotonic()
 
     async def refresh(self) -> None:
         """Read every record. Raises the errors of `NodeRecords`."""
@@ -51,7 +53,10 @@ class FleetReader:
     def see(self, record: Record) -> None:
         """Take in a record that was opened."""
         now = self._clock.monotonic()
-        self.fleet = sighted(forgotten(self.fleet, now=now, after=_KEPT_SECONDS), record, now=now)
+        kept = forgotten(self.fleet, now=now, after=_KEPT_SECONDS)
+        self.fleet = sighted(kept, record, now=now)
+        if self.fleet is not kept:
+            self._rose = now
 
     def live(self) -> tuple[Record, ...]:
         """Return the records of the nodes that live."""
@@ -60,6 +65,13 @@ class FleetReader:
     def records(self) -> tuple[Record, ...]:
         """Return the last record of every instance that was seen."""
         return tuple(seen.record for seen in self.fleet.values())
+
+    def is_deaf(self, heartbeat: int) -> bool:
+        """Tell whether no counter rose lately, not even that of this node: the records, not the nodes, are silent.
+
+        It shows before any node that was heard until then stops counting as live.
+        """
+        return self._clock.monotonic() > self._rose + _DEAF_HEARTBEATS * heartbeat
 
     def settles_in(self, heartbeat: int, *, since: float) -> float:
         """Return in how many seconds every node that lives has had the time to be heard, reading since `since`."""

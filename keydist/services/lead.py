@@ -2,7 +2,8 @@
 
 The decision is `core.rotation.decide`; any number of leaders may take it, and compare-and-set picks one. No new epoch
 is written while this leader has not yet had the time to hear the whole fleet, for three heartbeats after it put its
-keyset back into the store, nor while a live node shows a later epoch or another lineage.
+keyset back into the store or found it there again (another leader may have put it back), while it hears nobody's
+record, nor while a live node shows a later epoch or another lineage.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Leader:
         self._heartbeat = heartbeat
         self._since = node.clock.monotonic()
         self._asked: int | None = None
+        self._ahead: dict[str, float] = {}
         self._read_at: float | None = None
         self.is_waiting = False
         """Whether only acknowledgements are missing: what is heard may change the decision at once."""
@@ -90,7 +92,7 @@ class Leader:
         await self._read()  # what is done is decided on what is there now
         situation = self._situation(held, notes)
         step = decide(situation)
-        if isinstance(step, Wait) or self._holds_back(situation):
+        if isinstance(step, Wait) or self._holds_back(situation) or self._reader.is_deaf(self._heartbeat):
             return None
         fresh = None if isinstance(step, Drop) else await fresh_keys(*next_kind(held), self._entropy)
         async with self._present.writing:
@@ -151,9 +153,19 @@ class Leader:
 
     def _holds_back(self, situation: Situation) -> bool:
         """Tell whether no epoch may be written now, whatever is due."""
-        if self._reader.settles_in(self._heartbeat, since=self._since) > 0 or self._is_recent(situation.notes):
+        found = self._present.same_since
+        if found is None or self._is_recent(situation.notes):
+            return True
+        if self._reader.settles_in(self._heartbeat, since=max(self._since, found)) > 0:
             return True
         return bool(ahead(situation.held, situation.live))
+
+    def _long_ahead(self, held: Held, records: tuple[Record, ...]) -> list[Record]:
+        """Return who has been ahead of the store for a heartbeat: who hears of a new epoch first is no matter."""
+        now = self._node.clock.monotonic()
+        found = ahead(held, records) if self._present.found is InStore.SAME else ()
+        self._ahead = {record.node: self._ahead.get(record.node, now) for record in found}
+        return [record for record in found if now - self._ahead[record.node] >= self._heartbeat]
 
     def alarms(self) -> tuple[KeydistError, ...]:
         """Return what is wrong with the fleet as this leader sees it."""
@@ -162,7 +174,7 @@ class Leader:
         found += [_unreadable(name, why) for name, why in sorted(self._reader.refused.items())[:_TOLD]]
         if held is not None:
             found += overdue(self._situation(held, self._present.notes()))
-            found += [_ahead(record, held) for record in ahead(held, records)]
+            found += [_ahead(record, held) for record in self._long_ahead(held, records)]
         return tuple(found)
 
 

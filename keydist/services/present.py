@@ -36,6 +36,8 @@ class Present:
         self._republished: int | None = None
         self.local = Local()
         self.found: InStore | None = None
+        self.same_since: float | None = None
+        """Since when (monotonic seconds) every look found this node's keyset; None where the last one did not."""
         self.loaded = 0
         """When the keyset in use was taken in (unix seconds)."""
         self.turned = clock.monotonic()
@@ -68,6 +70,10 @@ class Present:
     def take(self, local: Local, *, found: InStore | None, how: str) -> None:
         """Take in what the disk holds, and tell whoever wants to know where that is another keyset."""
         before, self.local, self.found = self.held, local, found
+        if found is not InStore.SAME:
+            self.same_since = None
+        elif self.same_since is None:
+            self.same_since = self._clock.monotonic()
         held = local.held
         if how == "republished":  # counts even where the disk could take no note of it
             self._republished = self._clock.now()
