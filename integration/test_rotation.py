@@ -40,8 +40,9 @@ REVOCATIONS: Final = int(os.environ.get("KEYDIST_TEST_REVOCATIONS", "6"))
 SEED: Final = int(os.environ.get("KEYDIST_TEST_SEED") or random.randrange(2**32))
 USE: Final = subjects()
 
-# As short as whole seconds allow, so that the gate and nothing else sets the pace: D = V + R + A, λ = 2S. A retired key
-# goes after R + G + L + λ + 4S = 32 s, which is 11 rotations: fewer than the 16 that are kept. G outlives any fault.
+# As short as whole seconds allow, so that the gate and nothing else sets the pace: D = V + R + A, and S = 0, one machine
+# having one clock (a next key waits for 4S more). A retired key goes after R + G + L + λ + 4S = 28 s, which is 10
+# rotations: fewer than the 16 that are kept. G outlives any fault.
 # V is no more than the pause between two confirmations: a node keeps the promise by knowing a key before it signs,
 # not by V, which only says when 'unknown' means 'invalid' and from whom a JWK Set may be taken. With so short a V
 # the outside verifier may find nobody to ask on busy processors: that is counted, and is no rejection.
@@ -59,7 +60,7 @@ SETTINGS: Final[dict[str, object]] = {
         "max_lifetime": f"{LIFETIME}s",
         "mint_lease": f"{LEASE}s",
         "leeway": f"{LEEWAY}s",
-        "skew": "1s",
+        "skew": "0s",
     },
 }
 LEADERS: Final = ("lead-1", "lead-2")

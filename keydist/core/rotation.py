@@ -2,7 +2,9 @@
 
 Activate the next keys only a propagation after this node first durably held them as published, and only where every
 live node says that it uses the very keyset that publishes them: both, always. Drop a retired key only where no JWT
-minted with it can still be valid anywhere. Any number of leaders may decide: compare-and-set picks one.
+minted with it can still be valid anywhere. Where this node put its keyset back into a store that had lost it, both
+waits begin anew: until then the store may have confirmed an earlier epoch to somebody. Any number of leaders may
+decide: compare-and-set picks one.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ class Situation:
     def since(self, key: Key) -> int:
         """Return since when this node holds a key in its state."""
         return self.notes.since(key.kid, key.state, now=self.now)
+
+    def known_since(self, kid: str, state: State) -> int:
+        """Return since when nobody is told by the store that a key has not reached a state yet."""
+        return max(self.notes.since(kid, state, now=self.now), self.notes.republished or 0)
 
 
 class Gate(NamedTuple):
@@ -113,11 +119,22 @@ def decide(situation: Situation) -> Step:
 
 def activation(situation: Situation) -> Gate:
     """Return whether the next keys may sign now: the wait and the acknowledgements, both."""
-    published = [situation.since(key) for key in situation.held.keyset.keys if key.state is State.NEXT]
-    opens = max(published, default=situation.now) + situation.policy.propagation
+    keys = situation.held.keyset.keys
+    published = [situation.known_since(key.kid, key.state) for key in keys if key.state is State.NEXT]
+    opens = max(published, default=situation.now) + publication(situation.policy)
     asked = [record for record in situation.live if record.node not in situation.without]
     absent = lacking(situation.held, asked)
     return Gate(opens=opens, lacking=absent, is_open=situation.now >= opens and not absent)
+
+
+def publication(policy: Policy) -> int:
+    """Return for how many seconds a next key is published before it signs, though D were the least that is allowed.
+
+    A read may be answered late by R; who sent it counts as fresh for V, and its JWK Set is used for A. The clocks of
+    that node and of this leader may each go from one end of the skew to the other meanwhile.
+    """
+    caches = policy.stale_read + policy.freshness + policy.jwks_max_age
+    return max(policy.propagation, caches + 4 * policy.skew)
 
 
 def due(situation: Situation) -> Wanted | None:
@@ -128,7 +145,7 @@ def due(situation: Situation) -> Wanted | None:
 def _reasons(situation: Situation) -> Iterator[Wanted]:
     active, following, policy = situation.held.keyset.active, _next(situation, "sig"), situation.policy
     if following is not None and (following.alg, bits_of(following)) != (active.alg, bits_of(active)):
-        yield Wanted(at=situation.since(following) + policy.propagation, why=CHANGE)
+        yield Wanted(at=situation.since(following) + publication(policy), why=CHANGE)
     if 0 < policy.max_tokens_per_key <= minted(situation, active.kid):
         yield Wanted(at=situation.now, why=COUNT)
     if policy.rotate_every:
@@ -150,9 +167,9 @@ def drop_times(situation: Situation) -> Iterator[tuple[str, int]]:
     span = outlives(situation.policy)
     for key in situation.held.keyset.keys:
         if key.state is State.RETIRED:
-            yield key.kid, max(situation.since(key) + span, key.verify_until or 0)
+            yield key.kid, max(situation.known_since(key.kid, key.state) + span, key.verify_until or 0)
     for entry in situation.held.keyset.revoked:
-        yield entry.kid, situation.notes.since(entry.kid, State.REVOKED, now=situation.now) + span
+        yield entry.kid, situation.known_since(entry.kid, State.REVOKED) + span
 
 
 def outlives(policy: Policy) -> int:

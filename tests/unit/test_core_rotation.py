@@ -31,6 +31,7 @@ from keydist.core.rotation import (
     minted,
     outlives,
     overdue,
+    publication,
     room,
 )
 from tests.material import (
@@ -99,6 +100,37 @@ def says(held: Held, *nodes: str) -> tuple[Record, ...]:
 def test_next_signs_a_propagation_after_this_node_held_it_and_no_second_earlier(now: int, *, is_open: bool) -> None:
     gate = activation(at(now))
     assert (gate.opens, gate.lacking, gate.is_open) == (NOW + D, (), is_open)
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds"),
+    [
+        (POLICY, 900),
+        (Policy(propagation=601), 601),
+        (Policy(propagation=600), 600),
+        (Policy(propagation=480), 60 + 120 + 300 + 4 * 30),
+        (Policy(propagation=480, skew=0), 480),
+    ],
+)
+def test_next_is_published_for_as_long_as_a_cache_may_lack_it_at_any_error_of_clocks(
+    policy: Policy, seconds: int
+) -> None:
+    held = having(policy=policy)
+    assert publication(policy) == seconds
+    assert activation(at(NOW, held=held, live=())).opens == NOW + seconds
+
+
+def test_the_waits_begin_anew_where_this_node_put_its_keyset_back() -> None:
+    gone = Revocation(kid=noise("gone", 16).hex(), at=NOW, reason="")
+    held = having(old("old", until=NOW + SPAN + 5), revoked=(gone,))
+    notes = notes_of(held)._replace(republished=NOW + 7)
+    assert activation(at(NOW, held=held, notes=notes)).opens == NOW + 7 + D
+    assert dict(drop_times(at(NOW, held=held, notes=notes))) == {
+        old("old").kid: NOW + 7 + SPAN,
+        gone.kid: NOW + 7 + SPAN,
+    }
+    earlier = notes._replace(republished=NOW - 7)
+    assert dict(drop_times(at(NOW, held=held, notes=earlier))) == {old("old").kid: NOW + SPAN + 5, gone.kid: NOW + SPAN}
 
 
 BEHIND: Final = make_record(HELD, node="node-3", epoch=2)
