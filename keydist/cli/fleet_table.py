@@ -118,7 +118,7 @@ def table(frame: Frame, *, width: int | None) -> Iterator[Line]:
         sizes[widest] = max(_LEAST_ROOM, sizes[widest] + room)
     yield (Span(_aligned([column.title for column in COLUMNS], shown, sizes)[0].rstrip(), "bold"),)
     for row, texts in zip(frame.look.rows, cells, strict=True):
-        yield _styled(row, frame, *_aligned(texts, shown, sizes))
+        yield _styled(row, *_aligned(texts, shown, sizes))
 
 
 def _cell(column: Column, row: Row, now: int) -> str:
@@ -154,9 +154,9 @@ def _aligned(texts: list[str], shown: list[int], sizes: dict[int, int]) -> tuple
     return "  ".join(parts), start, end
 
 
-def _styled(row: Row, frame: Frame, text: str, start: int, end: int) -> Line:
+def _styled(row: Row, text: str, start: int, end: int) -> Line:
     """Return a row's line; one that was not heard yet is dim."""
-    dim = "dim" if row.state in ABSENT or row.name in frame.look.pending else ""
+    dim = "dim" if row.state in ABSENT or row.is_first_sight else ""
     return (
         Span(text[:start], dim),
         Span(text[start:end], _STYLES.get(row.state, "")),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from keydist.adapters.clock import SystemClock
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.core.accept import Held
 from keydist.core.record import Record
 from keydist.core.token import BootstrapToken
+from keydist.errors import StoreTimeoutError
 from tests.material import TOKEN, sealed_record
 
 BUCKET = "keydist"
@@ -34,11 +36,21 @@ async def set_up(url: str, held: Held) -> None:
         for name in (f"KV_{BUCKET}", f"KV_{BUCKET}-nodes"):
             await connection.request(f"$JS.API.STREAM.DELETE.{name}")
         store = NatsKeysetStore(connection, bucket=BUCKET, entry="signing-key")
-        await store.create_bucket()
+        await _made(store.create_bucket)
         await store.write_first(held.envelope)
-        await NatsNodeRecords(connection, bucket=BUCKET).create_bucket()
+        await _made(NatsNodeRecords(connection, bucket=BUCKET).create_bucket)
     finally:
         await connection.close()
+
+
+async def _made(create: Callable[[], Awaitable[None]]) -> None:
+    """Make a bucket whose folder the server may still be removing."""
+    for _ in range(50):
+        try:
+            return await create()
+        except StoreTimeoutError:
+            await SystemClock().sleep(0.1)
+    return await create()
 
 
 async def write(url: str, name: str, raw: bytes) -> None:
