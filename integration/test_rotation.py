@@ -40,8 +40,8 @@ REVOCATIONS: Final = int(os.environ.get("KEYDIST_TEST_REVOCATIONS", "6"))
 SEED: Final = int(os.environ.get("KEYDIST_TEST_SEED") or random.randrange(2**32))
 USE: Final = subjects()
 
-# As short as whole seconds allow, so that the gate and nothing else sets the pace: D = V + R + A, and S = 0, one machine
-# having one clock (a next key waits for 4S more). A retired key goes after R + G + L + λ + 4S = 28 s, which is 10
+# As short as whole seconds allow, so that the gate and nothing else sets the pace: D = V + R + A, and S = 0, as one
+# machine has one clock (a next key waits for 4S more). A retired key goes after R + G + L + λ + 4S = 28 s, which is 10
 # rotations: fewer than the 16 that are kept. G outlives any fault.
 # V is no more than the pause between two confirmations: a node keeps the promise by knowing a key before it signs,
 # not by V, which only says when 'unknown' means 'invalid' and from whom a JWK Set may be taken. With so short a V
