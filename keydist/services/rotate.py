@@ -210,12 +210,8 @@ async def _replace_next(command: Command, current: Current, found: Plan) -> Rota
         lambda held, now: republished_next(held, now=now, alg=alg, fresh=fresh),
         entropy=command.entropy,
     )
-    following = next_key(done.held)
-    if following is None:  # pragma: no cover - it was just published
-        raise AssertionError
-    now, notes = command.node.clock.now(), command.node.disk.notes()
-    opens = notes.since(following.kid, State.NEXT, now=now) + done.held.keyset.policy.propagation
-    return Rotated(done=done, previous_kid=found.held.keyset.active.kid, complete=False, opens=opens, plan=found)
+    gate = activation(Situation(held=done.held, notes=command.node.disk.notes(), now=command.node.clock.now()))
+    return Rotated(done=done, previous_kid=found.held.keyset.active.kid, complete=False, opens=gate.opens, plan=found)
 
 
 async def _activate(

@@ -473,7 +473,7 @@ async def test_a_store_that_lost_it_gets_it_back_and_no_epoch_for_three_heartbea
             assert "put it back" in again.message
         operator.clock.advance(3 * HEARTBEAT / 2 - 1)
     operator.clock.advance(2)
-    await rotate_with(operator)
+    await rotate_with(operator, seconds=D)
     assert operator.held.keyset.epoch == 3
 
 
