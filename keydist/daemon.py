@@ -129,8 +129,10 @@ class Daemon:
             self._manager.reloading()
         try:
             found = self._machine(self._load())
+            _check_reload(node, found)
             local = found.load()
-            _check_reload(node, found, local)
+            if local.held is None and node.load().held is not None:
+                raise local.damage or ConfigError("the node would lose its keyset")  # noqa: TRY301 - told below
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not stop a node
             reason = defect(exc, while_="the configuration was read again")
             self._log.event("reload-refused", level="error", reason=reason)
@@ -194,8 +196,8 @@ class Daemon:
         return start
 
 
-def _check_reload(before: Machine, found: Machine, local: Local) -> None:
-    """Refuse what a running agent cannot become, and what would cost it its keyset or its tokens."""
+def _check_reload(before: Machine, found: Machine) -> None:
+    """Refuse what a running agent cannot become, and what would cost it its tokens."""
     changed = [name for name in _FIXED if getattr(found.config, name) != getattr(before.config, name)]
     if not changed and found.demands.place != before.demands.place:
         changed = ["nats.bucket or nats.entry"]
@@ -205,8 +207,6 @@ def _check_reload(before: Machine, found: Machine, local: Local) -> None:
         )
     if found.token_error is not None and before.tokens:
         raise found.token_error
-    if local.held is None and before.load().held is not None:
-        raise local.damage or ConfigError("the node would lose its keyset", fix="look at the token file")
 
 
 class HookListener:

@@ -1,0 +1,388 @@
+"""`keydist agent` as a service manager runs it: real processes, a real nats-server, a notification socket.
+
+Whatever a process of this file says is searched for secrets, and each line of it must be an event.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from keydist.adapters.embedded import EmbeddedServer
+from tests.material import OTHER_TOKEN, TOKEN, Change, extend
+from tests.unit.agent_host import Host, eventually, pause
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.conftest import Admin, StartServer
+
+    Administer = Callable[..., AbstractAsyncContextManager[Admin]]
+
+
+@pytest.fixture
+def install(tmp_path: Path, nats_server: EmbeddedServer, bucket: str) -> Iterator[Callable[..., Host]]:
+    """Return what makes hosts, of one bucket unless said otherwise."""
+    hosts: list[Host] = []
+
+    def make(name: str = "a", *, url: str = nats_server.url, **settings: Any) -> Host:  # noqa: ANN401 - configuration
+        hosts.append(Host(tmp_path / name, url, bucket, **settings))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        for process in host.processes:
+            process.end()
+            said = process.log() + "\n".join(message for _, message in process.said)
+            assert process.events()
+            assert not [secret for secret in host.secrets() if secret in said]
+            assert "Traceback" not in said
+
+
+# --- its start ----------------------------------------------------------------------------------
+
+
+def test_a_first_boot_with_nats_down_heals_by_itself_and_is_ready_only_with_a_key(
+    install: Callable[..., Host], start_server: StartServer
+) -> None:
+    server = start_server()
+    server.stop()
+    host = install(url=server.url)
+    agent = host.start()
+    eventually(agent.statuses)
+    pause(0.5)
+    assert not agent.times("READY=1")
+    assert agent.statuses()[0].startswith("waiting: NATS at ")
+    assert int(re.findall(r"EXTEND_TIMEOUT_USEC=(\d+)", agent.said[-1][1])[0]) >= 30_000_000
+    server.start()
+    agent.wait_for("READY=1")
+    assert host.epoch == 1
+    assert agent.stop() == 0
+    told = [event.get("code", event["event"]) for event in agent.events()]
+    assert told == ["started", "unreachable", "keyset-taken", "unreachable", "stopped"]
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_a_first_boot_without_a_token_heals_by_itself(install: Callable[..., Host], role: str) -> None:
+    host = install(role=role)
+    if role == "follower":
+        other = install("other")
+        other.start().wait_for("READY=1")
+    host.hold_tokens()
+    agent = host.start()
+    eventually(lambda: "token" in "".join(agent.statuses()))
+    assert not agent.times("READY=1")
+    host.hold_tokens(TOKEN)
+    agent.wait_for("READY=1")
+    assert host.epoch == 1
+    [found] = agent.events("token-found")
+    assert found["tokens"] == [TOKEN.token_id]
+    assert agent.stop() == 0
+
+
+def test_with_a_keyset_on_disk_it_is_ready_at_once_whatever_nats_does(
+    install: Callable[..., Host], start_server: StartServer
+) -> None:
+    server = start_server()
+    server.stop()
+    host = install(url=server.url, role="follower")
+    host.install(*host.history())
+    host.hold_tokens()
+    agent = host.start()
+    agent.wait_for("READY=1", within=5)
+    eventually(lambda: any(text.startswith("epoch 3, ") for text in agent.statuses()))
+    assert agent.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        pytest.param(lambda host: host.configure(rule="leader"), 78, "config", id="a configuration"),
+        pytest.param(lambda host: host.state.mkdir(mode=0o755), 77, "unsafe-file", id="a state directory"),
+    ],
+)
+def test_what_no_waiting_heals_ends_it_with_one_line(
+    install: Callable[..., Host], spoil: Callable[[Host], object], code: int, said: str
+) -> None:
+    host = install()
+    spoil(host)
+    agent = host.start()
+    assert agent.process.wait(10) == code
+    [failed] = agent.events("failed")
+    assert (failed["level"], failed["code"]) == ("error", said)
+    assert not agent.times("READY=1")
+    if host.state.exists():
+        host.state.chmod(0o700)
+
+
+def test_a_defect_ends_it_with_one_line_and_no_traceback(install: Callable[..., Host]) -> None:
+    broken = (
+        "import keydist.adapters.machine_id as machine_id\n"
+        "machine_id.machine_hash = lambda: {}['a secret']\n"
+        "from keydist.cli.main import main\n"
+        "main()"
+    )
+    agent = install().start(program=(sys.executable, "-c", broken))
+    assert agent.process.wait(10) == 70
+    [failed] = agent.events("failed")
+    assert (failed["code"], failed["found"]) == ("internal", "KeyError in __main__:2")
+    assert "secret" not in agent.log()
+
+
+def test_a_token_on_standard_input_is_refused(install: Callable[..., Host]) -> None:
+    agent = install().start("--token-file", "-")
+    assert agent.process.wait(10) == 2
+    assert [event["code"] for event in agent.events()] == ["usage"]
+
+
+# --- while it runs ------------------------------------------------------------------------------
+
+
+def test_the_watchdog_is_told_more_than_twice_in_its_time(install: Callable[..., Host]) -> None:
+    agent = install().start(WATCHDOG_USEC="900000")
+    agent.wait_for("WATCHDOG=1", times=8)
+    found = agent.times("WATCHDOG=1")
+    assert max(later - sooner for sooner, later in pairwise(found)) < 0.45
+    assert agent.stop() == 0
+
+
+def test_a_lock_that_is_not_given_stops_neither_the_watchdog_nor_the_end(install: Callable[..., Host]) -> None:
+    host = install()
+    agent = host.start(WATCHDOG_USEC="3000000")
+    agent.wait_for("READY=1")
+    with (host.state / "lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        since = perf_counter()
+        eventually(lambda: any(event["code"] == "busy" for event in agent.events("alarm")))
+        pause(1)
+        assert agent.stop() == 0
+    found = [since, *(at for at in agent.times("WATCHDOG=1") if at > since)]
+    assert max(later - sooner for sooner, later in pairwise(found)) < 2
+
+
+def test_idle_nothing_is_written_but_the_last_confirmation(install: Callable[..., Host]) -> None:
+    host = install(heartbeat="1s", resync="1s")
+    agent = host.start()
+    agent.wait_for("READY=1")
+    eventually((host.state / "confirmed.json").exists)
+    pause(0.5)
+    before = stamps(host)
+    pause(3)
+    changed = {name for name, stamp in stamps(host).items() if before.get(name) != stamp}
+    assert changed == {"state/confirmed.json"}
+    assert agent.stop() == 0
+
+
+def stamps(host: Host) -> dict[str, tuple[int, int]]:
+    """Return inode and time of each file of the node, but its directories and logs."""
+    found = {}
+    for folder in ("state", "run"):
+        for path in (host.directory / folder).rglob("*"):
+            if not path.is_dir() or path.is_symlink():
+                stat = path.lstat()
+                found[str(path.relative_to(host.directory))] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+async def test_a_leader_heals_the_store_byte_for_byte_and_followers_go_on(
+    install: Callable[..., Host], start_server: StartServer, administer: Administer
+) -> None:
+    server = start_server()
+    leader, follower = install("a", url=server.url), install("b", url=server.url, role="follower")
+    agents = [leader.start(), follower.start()]
+    for agent in agents:
+        agent.wait_for("READY=1")
+    bucket = leader.place.location.split("/")[1]
+    held = leader.held
+    assert held is not None
+
+    async def content() -> bytes:
+        async with administer(server, bucket) as admin:
+            answer = await admin.ask("MSG.GET", last_by_subj=admin.subject)
+            return base64.b64decode(answer.get("message", {}).get("data", ""))
+
+    async def healed() -> None:
+        begun = perf_counter()
+        while await content() != held.envelope:
+            assert perf_counter() - begun < 8
+            pause(0.05)
+
+    server.stop()
+    pause(0.5)
+    server.start()
+    await healed()
+    server.stop(kill=True)
+    server.wipe()
+    server.start()
+    await healed()
+    async with administer(server, bucket) as admin:
+        await admin.purge()
+    await healed()
+    async with administer(server, bucket) as admin:
+        await admin.drop()
+    await healed()
+    after = leader.sealed(extend(held, Change.ROTATE))
+    async with administer(server, bucket) as admin:
+        await admin.publish(after.envelope)
+    eventually(lambda: leader.held == follower.held == after)
+    for agent in agents:
+        assert agent.stop() == 0
+    assert "republished" not in {event.get("how") for event in agents[0].events("keyset-taken")}
+
+
+# --- SIGHUP -------------------------------------------------------------------------------------
+
+
+async def test_a_reload_with_a_second_token_accepts_what_is_sealed_under_it(
+    install: Callable[..., Host], nats_server: EmbeddedServer, administer: Administer, bucket: str
+) -> None:
+    host = install()
+    agent = host.start()
+    agent.wait_for("READY=1")
+    held = host.held
+    assert held is not None
+    host.hold_tokens(TOKEN, OTHER_TOKEN)
+    agent.hang_up()
+    agent.wait_for("READY=1", times=2)
+    [reloading] = [message for _, message in agent.said if message.startswith("RELOADING=1\nMONOTONIC_USEC=")]
+    order = [message.split("\n")[0] for _, message in agent.said]
+    assert order.index("READY=1") < order.index("RELOADING=1") < len(order) - 1 - order[::-1].index("READY=1")
+    assert int(reloading.rpartition("=")[2]) > 0
+    [reloaded] = agent.events("reloaded")
+    assert reloaded["tokens"] == [TOKEN.token_id, OTHER_TOKEN.token_id]
+    after = host.sealed(extend(held, Change.RESEAL), OTHER_TOKEN)
+    async with administer(nats_server, bucket) as admin:
+        await admin.publish(after.envelope)
+    eventually(lambda: host.held == after)
+    assert agent.stop() == 0
+
+
+def broken(host: Host) -> None:
+    host.config.write_text("cluster: [", encoding="utf-8")
+
+
+def no_token(host: Host) -> None:
+    host.hold_tokens()
+
+
+def short_token(host: Host) -> None:
+    host.hold_tokens()
+    (host.directory / "token").write_text("kdt1_short", encoding="ascii")
+    (host.directory / "token").chmod(0o400)
+
+
+async def test_a_reload_that_cannot_be_used_is_told_and_leaves_what_runs_alone(
+    install: Callable[..., Host], nats_server: EmbeddedServer, administer: Administer, bucket: str
+) -> None:
+    host = install()
+    agent = host.start()
+    agent.wait_for("READY=1")
+    held = host.held
+    assert held is not None
+    good = host.config.read_text(encoding="utf-8")
+    nats = {"servers": [nats_server.url], "bucket": bucket}
+    refused: list[tuple[Callable[[Host], object], str]] = [
+        (broken, "config"),
+        (no_token, "token"),
+        (short_token, "token"),
+        (lambda host: host.configure(role="follower"), "role"),
+        (lambda host: host.configure(cluster="prod-eu2"), "cluster"),
+        (lambda host: host.configure(state_dir="elsewhere"), "state_dir"),
+        (lambda host: host.configure(node="b"), "node"),
+        (lambda host: host.configure(nats=nats | {"bucket": "elsewhere"}), "nats.bucket"),
+        (lambda host: host.configure(lineage="0" * 32), "lineage"),
+    ]
+    given = dict(host._settings)
+    for number, (spoil, named) in enumerate(refused, 1):
+        spoil(host)
+        agent.hang_up()
+        agent.wait_for("READY=1", times=number + 1)
+        reason = agent.events("reload-refused")[-1]
+        assert named in reason["code"] + reason["message"]
+        assert any(text.startswith("reload refused: ") for text in agent.statuses())
+        host._settings = dict(given)
+        host.config.write_text(good, encoding="utf-8")
+        host.hold_tokens(TOKEN)
+    assert len(agent.events("reload-refused")) == len(refused)
+    assert not agent.events("reloaded")
+    assert not (host.directory / "elsewhere").exists()
+    after = host.sealed(extend(held, Change.ROTATE))
+    async with administer(nats_server, bucket) as admin:
+        await admin.publish(after.envelope)
+    eventually(lambda: host.held == after)
+    agent.hang_up()
+    eventually(lambda: agent.events("reloaded"))
+    assert agent.stop() == 0
+
+
+def test_many_hang_ups_and_a_stop_at_once_stop_it(install: Callable[..., Host]) -> None:
+    agent = install().start()
+    agent.wait_for("READY=1")
+    for _ in range(20):
+        agent.hang_up()
+        pause(0.01)
+    assert agent.stop() == 0
+    assert agent.events()[-1]["event"] == "stopped"
+
+
+# --- its end ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_it_is_told_to(install: Callable[..., Host], number: signal.Signals) -> None:
+    agent = install().start()
+    agent.wait_for("READY=1")
+    assert agent.stop(number) == 0
+    assert agent.events()[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize("has_keyset", [True, False], ids=["with a keyset", "waiting for a first key"])
+@pytest.mark.parametrize("nats", ["down", "hangs", "nobody takes connections"])
+def test_it_ends_in_time_whatever_nats_does(
+    install: Callable[..., Host], start_server: StartServer, nats: str, *, has_keyset: bool
+) -> None:
+    server = start_server()
+    host = install(url=server.url, role="follower")
+    if has_keyset:
+        host.install(*host.history())
+    pid = server.pid
+    assert pid is not None
+    try:
+        if nats == "down":
+            server.stop()
+        if nats == "nobody takes connections":
+            os.kill(pid, signal.SIGSTOP)
+        agent = host.start()
+        eventually(agent.statuses)
+        if nats == "hangs":
+            os.kill(pid, signal.SIGSTOP)
+            pause(2.5)  # the next look has begun
+        pause(0.3)
+        assert agent.stop() == 0
+    finally:
+        if nats != "down":
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_it_ends_in_time_while_a_hook_runs_and_takes_the_hook_with_it(install: Callable[..., Host]) -> None:
+    host = install()
+    mark = host.directory / "pid"
+    host.configure(
+        hooks=[{"on": "key", "run": ["/bin/sh", "-c", f"trap '' TERM; echo $$ > {mark}; sleep 60; sleep 60"]}]
+    )
+    agent = host.start()
+    eventually(lambda: mark.exists() and mark.read_text())
+    assert agent.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
