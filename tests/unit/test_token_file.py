@@ -13,8 +13,15 @@ from typing import Any
 
 import pytest
 
-from keydist.adapters.token_file import TokenSource, find_token_file, read_tokens, write_token
-from keydist.core.token import MAX_FILE, format_token
+from keydist.adapters.token_file import (
+    TokenSource,
+    drop_token,
+    find_token_file,
+    left_without,
+    read_tokens,
+    write_token,
+)
+from keydist.core.token import MAX_FILE, BootstrapToken, format_token
 from keydist.errors import ConfigError, DiskError, KeydistError, TokenError, UnsafeFileError
 from tests.crash.state import as_text
 from tests.material import OTHER_TOKEN, TOKEN
@@ -344,3 +351,147 @@ def test_a_directory_that_may_not_be_read_is_not_needed(tmp_path: Path, machine:
     machine.set("open", closed)
     write_token(f"{tmp_path}/new", format_token(TOKEN))
     assert tmp_path.joinpath("new").read_bytes() == ONE_LINE
+
+
+# --- taking one of two out of it ----------------------------------------------------------------
+
+
+@pytest.fixture
+def two(file: Path) -> Path:
+    file.write_bytes(TWO_LINES)
+    return file
+
+
+def dropped(path: Path, token_id: str = TOKEN.token_id) -> object:
+    return outcome(lambda: drop_token(TokenSource(str(path)), token_id))
+
+
+@pytest.mark.parametrize(("gone", "stays"), [(TOKEN, OTHER_TOKEN), (OTHER_TOKEN, TOKEN)], ids=["first", "second"])
+@pytest.mark.parametrize("mode", [0o400, 0o600])
+def test_one_of_two_tokens_goes_and_the_file_keeps_its_mode(
+    two: Path, gone: BootstrapToken, stays: BootstrapToken, mode: int
+) -> None:
+    two.chmod(mode)
+    before = two.stat()
+    assert left_without(TokenSource(str(two)), gone.token_id) == stays
+    assert read_tokens(TokenSource(str(two))) == (TOKEN, OTHER_TOKEN)
+    assert dropped(two, gone.token_id) is None
+    assert two.read_text() == f"{format_token(stays)}\n"
+    after = two.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert [path.name for path in two.parent.iterdir()] == [two.name]
+
+
+def test_a_file_of_another_owner_keeps_it(two: Path, machine: Machine) -> None:
+    real, changed = os.stat, []
+
+    def stat_of(path: str) -> os.stat_result:
+        found = list(real(path))
+        found[stat.ST_UID] = found[stat.ST_GID] = 4711
+        return os.stat_result(found)
+
+    machine.set("stat", stat_of)
+    machine.set("fchown", lambda _fd, uid, gid: changed.append((uid, gid)))
+    assert dropped(two) is None
+    assert changed == [(4711, 4711)]
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(two: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = elsewhere / "link"
+    link.symlink_to(two)
+    assert dropped(link) is None
+    assert link.is_symlink()
+    assert read_tokens(TokenSource(str(two))) == (OTHER_TOKEN,)
+
+
+def test_a_file_without_a_directory_in_its_name_loses_one_too(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two.parent)
+    assert dropped(Path(two.name)) is None
+    assert read_tokens(TokenSource(str(two))) == (OTHER_TOKEN,)
+
+
+@pytest.mark.parametrize(
+    ("content", "token_id"), [(ONE_LINE, TOKEN.token_id), (ONE_LINE, "f" * 10), (TWO_LINES, "f" * 10)]
+)
+def test_the_only_token_stays_and_what_is_not_there_is_not_dropped(file: Path, content: bytes, token_id: str) -> None:
+    file.write_bytes(content)
+    found = dropped(file, token_id)
+    assert isinstance(found, TokenError)
+    assert "token inspect" in found.fix
+    assert_no_secret(found)
+    assert file.read_bytes() == content
+
+
+def test_a_credential_and_standard_input_are_not_ours_to_change(credentials: Path) -> None:
+    path = credentials / "keydist.token"
+    path.write_bytes(TWO_LINES)
+    for source in (TokenSource(str(path), is_credential=True), TokenSource("-")):
+        with pytest.raises(ConfigError) as caught:
+            drop_token(source, TOKEN.token_id)
+        assert "systemctl restart keydist" in caught.value.fix
+        assert f"token {TOKEN.token_id}" in caught.value.fix
+    assert path.read_bytes() == TWO_LINES
+
+
+def test_a_file_that_others_may_read_is_refused_first(two: Path) -> None:
+    two.chmod(0o644)
+    assert isinstance(dropped(two), UnsafeFileError)
+    assert two.read_bytes() == TWO_LINES
+
+
+STEPS = ["stat", "open", "fchmod", "write", "fsync", "replace"]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_fails_leaves_the_file_as_it_was_and_no_other(two: Path, machine: Machine, name: str) -> None:
+    real = {step: getattr(os, step) for step in STEPS}
+
+    def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - those of a system call
+        if name == "open" and not str(arguments[0]).endswith(".retire"):
+            return real["open"](*arguments, **named)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    machine.set(name, call)
+    found = dropped(two)
+    assert isinstance(found, DiskError)
+    assert "by hand" in found.fix
+    assert_no_secret(found)
+    assert two.read_bytes() == TWO_LINES
+    assert [path.name for path in two.parent.iterdir()] == [two.name]
+
+
+class Stop(BaseException):
+    """The machine stops here."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", [*STEPS, "unlink", "close"])
+def test_a_stop_leaves_the_old_file_or_the_new_one_and_what_is_left_stops_nothing(
+    two: Path, name: str, *, after: bool
+) -> None:
+    two.with_name(".token.retire").write_bytes(b"what an earlier stop left")
+    with pytest.MonkeyPatch.context() as patch:
+        machine = Machine(patch)
+        real = getattr(os, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - those of a system call
+            if after:
+                real(*arguments, **named)
+            raise Stop
+
+        machine.set(name, call)
+        with pytest.raises(Stop):
+            drop_token(TokenSource(str(two)), TOKEN.token_id)
+    assert read_tokens(TokenSource(str(two))) in ((TOKEN, OTHER_TOKEN), (OTHER_TOKEN,))
+    if read_tokens(TokenSource(str(two))) == (TOKEN, OTHER_TOKEN):
+        assert dropped(two) is None
+    assert read_tokens(TokenSource(str(two))) == (OTHER_TOKEN,)
+
+
+def test_a_new_token_beside_it_is_left_alone(two: Path) -> None:
+    beside = two.with_name("token.new")
+    beside.write_bytes(b"another file")
+    assert dropped(two) is None
+    assert beside.read_bytes() == b"another file"
