@@ -168,5 +168,5 @@ def test_a_day_of_rotations_and_outages_leaves_nothing_behind() -> None:
     assert (leader.events["READY"], follower.events["READY"]) == (1, 1)
     assert leader.pings > 24 * HOUR / 60
     tasks, memory = zip(*found, strict=True)
-    assert len(set(tasks)) == 1
+    assert max(tasks[12:]) <= max(tasks[:12]), tasks  # one fewer where a leader pauses after a decision
     assert memory[-1] - memory[5] < 16, memory  # the keyset itself holds one retired key more or less
