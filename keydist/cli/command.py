@@ -50,7 +50,7 @@ class KidCommand(typer.core.TyperCommand):
 def named(path: str, option: str) -> str:
     """Return a path that the command line names. Raises `UsageError` for an empty one."""
     if not path:
-        raise UsageError(f"{option} names no file", expected="a path", found="nothing")
+        raise UsageError(f"{option} names no file", expected="a path", found="nothing", fix="name a file")
     return path
 
 

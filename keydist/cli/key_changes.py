@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keydist.adapters.duration import format_duration
 from keydist.cli.command import ConfigOption, DryRunOption, JsonOption, KidCommand, TokenOption, ask, finish, this_node
 from keydist.cli.key_rotate import app
 from keydist.cli.operate import (
@@ -20,7 +19,7 @@ from keydist.cli.operate import (
     tell_behind,
 )
 from keydist.cli.render import print_json, print_line, tell, tell_alarms
-from keydist.cli.times import date, parse_time
+from keydist.cli.times import date, parse_time, span
 from keydist.core.successor import check_reason
 from keydist.errors import UsageError
 from keydist.services.change import extend
@@ -146,7 +145,7 @@ def _lines(found: Plan) -> list[str]:
     for key in found.broken:
         lines += [f"{key.kid}  {key.use}, {key.state.value}", f"  {_what_stops(key)}"]
     if found.signs_anew:
-        seconds = format_duration(found.held.keyset.policy.jwks_max_age)
+        seconds = span(found.held.keyset.policy.jwks_max_age)
         lines += [
             f"then signs: {found.successor or 'a new key, which nobody has seen yet'}",
             f"  a verifier with a JWK Set from before refuses its JWTs for up to {seconds}"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keydist.adapters.duration import format_duration
 from keydist.cli.command import ConfigOption, DryRunOption, JsonOption, TokenOption, finish, this_node
 from keydist.cli.keys import app
 from keydist.cli.operate import (
@@ -22,7 +21,7 @@ from keydist.cli.operate import (
     tell_unreadable,
 )
 from keydist.cli.render import print_json, print_line, tell, tell_alarms
-from keydist.cli.times import date
+from keydist.cli.times import date, span
 from keydist.core.crypto import RSA_ALGS, SIGNING_ALGS
 from keydist.errors import KeydistError, UsageError
 from keydist.services.rotate import Wish, carry_through, plan, rotate
@@ -139,12 +138,10 @@ def _show_plan(found: Plan, *, as_json: bool) -> None:
         return
     kind = f"{found.kind[0]} {found.kind[1]}" if found.kind[1] else found.kind[0]
     if found.replaces_next:
-        wait = format_duration(keyset.policy.propagation)
+        wait = span(keyset.policy.propagation)
         print_line(f"epoch {keyset.epoch + 1}: another next key ({kind}) is published; {keyset.active.kid} still signs")
         print_line(f"epoch {keyset.epoch + 2}: it signs, {wait} later and once every live node has it")
-        print_line(
-            f"  with --wait --timeout {format_duration(keyset.policy.propagation + 600)} this command does both;"
-        )
+        print_line(f"  with --wait --timeout {span(keyset.policy.propagation + 600)} this command does both;")
         print_line("  else keydist key rotate again then, or a leader's agent does it by itself")
         return
     print_line(f"epoch {keyset.epoch + 1}: {found.following} signs, {keyset.active.kid} only verifies")

@@ -7,6 +7,7 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 
+from keydist import wiring
 from keydist.adapters.duration import parse_duration
 from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.systemd import ServiceManager
@@ -18,7 +19,7 @@ from keydist.errors import ConfigError, KeydistError, UsageError
 from keydist.services.command import Command
 from keydist.services.node import Node
 from keydist.services.waiting import Acknowledgement
-from keydist.wiring import Machine, open_ports
+from keydist.wiring import Machine
 
 T = TypeVar("T")
 NOT_YET: Final = 75
@@ -42,7 +43,7 @@ def operate(node: Machine, work: Callable[[Command], Awaitable[T]]) -> T:
     progress = Progress(ServiceManager({}))
 
     async def run() -> T:
-        store, records = open_ports(node.config)
+        store, records = wiring.open_ports(node.config)
         ports = Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role(node.config.role))
         command = Command(
             node=ports,

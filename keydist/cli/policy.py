@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keydist.adapters.config_layers import nearest
-from keydist.adapters.duration import format_duration
 from keydist.cli.command import ConfigOption, DryRunOption, JsonOption, TokenOption, finish, held_local, this_node
 from keydist.cli.operate import operate, seconds_of
 from keydist.cli.render import print_json, print_line, tell, tell_alarms
+from keydist.cli.times import span
 from keydist.core.policy import MEMBERS
 from keydist.errors import UsageError
 from keydist.services.change import set_policy
@@ -120,7 +120,7 @@ def _show(done: Changed, *, as_json: bool, dry_run: bool) -> None:
     else:
         tell(f"keydist: epoch {done.after.epoch} carries it to every node")
     if after.max_lifetime > before.max_lifetime:
-        wait = format_duration(after.propagation)
+        wait = span(after.propagation)
         tell(f"keydist: JWTs of the longer lifetime are minted {wait} after a node has this epoch")
 
 
@@ -131,4 +131,4 @@ def _print(policy: Policy, before: Policy) -> None:
 
 
 def _text(name: str, value: int) -> str:
-    return str(value) if name == _COUNT else format_duration(value)
+    return str(value) if name == _COUNT else span(value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from keydist.adapters.duration import parse_duration
+from keydist.adapters.duration import format_duration, parse_duration
 from keydist.errors import ConfigError, UsageError
 from keydist.services.dates import date
 
-__all__ = ["age", "ago", "date", "parse_time"]
+__all__ = ["age", "ago", "date", "parse_time", "span"]
 
 _DIGITS: Final = 15
 
@@ -48,3 +48,9 @@ def age(seconds: int) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def span(seconds: int) -> str:
+    """Return a duration as `parse_duration` reads it, in days instead of weeks: `30d`, `1d12h`, `0s`."""
+    days, rest = divmod(seconds, 86_400)
+    return (f"{days}d" if days else "") + (format_duration(rest) if rest or not days else "")

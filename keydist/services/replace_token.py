@@ -18,7 +18,7 @@ from keydist.errors import (
     RefusedOverwriteError,
     WrongTokenError,
 )
-from keydist.services.advance import Advanced, advance
+from keydist.services.advance import Advanced, advance, current_token
 from keydist.services.command import Command, Current, check_role, look, up_to_date
 from keydist.services.waiting import check_nobody_ahead, read_fleet, surely
 
@@ -70,7 +70,8 @@ class Replaced(NamedTuple):
 async def plan(command: Command, local: Local, wish: Wish) -> Plan:
     """Return what a replacement would do. Changes nothing. `command`'s node demands the new token too.
 
-    Raises `WrongTokenError` for a token that this node has seen replaced, `RefusedOverwriteError` where `from_disk`
+    Raises `WrongTokenError` for a token that this node has seen replaced and where the old one is not held although
+    it is not said to be lost, `RefusedOverwriteError` where `from_disk`
     and the store does not hold exactly this node's bytes.
     """
     current = await (_exactly_mine(command, local) if wish.from_disk else look(command, local))
@@ -110,6 +111,8 @@ async def _plan(command: Command, current: Current, wish: Wish) -> tuple[Plan, F
             need="that was never in use",
             fix="make one with: keydist token generate --out FILE",
         )
+    if not wish.from_disk:
+        current_token(held, command.node.demands)  # without it no record can be opened: nobody would be seen
     reader, blind = command.reader(), None
     try:
         await read_fleet(command, reader)

@@ -216,6 +216,10 @@ async def test_a_plain_node_seals_again_though_the_old_token_is_lost() -> None:
 async def test_without_being_asked_to_it_does_not() -> None:
     operator = a_node()
     operator.tokens = (NEW,)
+    Peer(operator.cluster, "node-b", tokens=(OLD,))  # whose record it could not even open
+    for found in (await refused(operator), await failure(plan_with(operator))):
+        assert isinstance(found, WrongTokenError)
+        assert "--from-disk" in found.fix
     operator.cluster.bucket.put(LATER.envelope)
     assert isinstance(await refused(operator), WrongTokenError)
 
