@@ -80,7 +80,7 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
 
 
 async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Present) -> NoReturn:
-    """Run what runs beside an agent, again after a while where it ends: it stops no node."""
+    """Run what runs beside an agent, again where it ends; what it raised last stands as an alarm."""
     while True:
         try:
             await run()
