@@ -385,6 +385,20 @@ async def test_a_race_that_is_lost_at_the_end_of_the_time_is_told() -> None:
     assert operator.cluster.bucket.writes == writes
 
 
+async def test_a_conflict_at_the_end_of_the_time_is_the_answer() -> None:
+    operator = Operator()
+    first_epoch = await rotate_with(operator, ES256)
+    operator.clock.advance(D)
+
+    def race(call: str) -> None:
+        if call == "replace":
+            operator.cluster.bucket.put(extend(operator.cluster.held(), Change.RESEAL).envelope)
+
+    operator.store.between = race
+    found = await failure(carry_through(operator.command, first_epoch, ES256, seconds=0))
+    assert isinstance(found, ConflictError)
+
+
 async def test_a_race_is_run_again_while_there_is_time() -> None:
     operator = Operator()
     first_epoch = await rotate_with(operator, ES256)
