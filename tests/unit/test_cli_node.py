@@ -102,6 +102,13 @@ def test_a_node_that_lives_is_not_forgotten(node: CliNode, server: EmbeddedServe
     assert names(server) == {"dead", "live"}
 
 
+def test_who_answers_is_not_waited_for(node: CliNode, server: EmbeddedServer) -> None:
+    with Nodes(server.url, replace(LIVE, heartbeat=600)):
+        began = CLOCK.monotonic()
+        assert node.run("node", "forget", "live", "--yes", "--json").error["code"] == "node-lives"
+    assert CLOCK.monotonic() - began < 10
+
+
 def test_force_does_not_look(node: CliNode, server: EmbeddedServer) -> None:
     run(write(server.url, "slow", sealed_record(replace(DEAD, node="slow", heartbeat=86_400))))
     assert node.run("node", "forget", "slow", "--yes", "--force", "--json").json["changed"] is True
