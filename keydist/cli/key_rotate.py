@@ -138,10 +138,9 @@ def _show_plan(found: Plan, *, as_json: bool) -> None:
         return
     kind = f"{found.kind[0]} {found.kind[1]}" if found.kind[1] else found.kind[0]
     if found.replaces_next:
-        wait = span(keyset.policy.propagation)
         print_line(f"epoch {keyset.epoch + 1}: another next key ({kind}) is published; {keyset.active.kid} still signs")
-        print_line(f"epoch {keyset.epoch + 2}: it signs, {wait} later and once every live node has it")
-        print_line(f"  with --wait --timeout {span(keyset.policy.propagation + 600)} this command does both;")
+        print_line(f"epoch {keyset.epoch + 2}: it signs, {span(found.wait)} later and once every live node has it")
+        print_line(f"  with --wait --timeout {span(found.wait + 600)} this command does both;")
         print_line("  else keydist key rotate again then, or a leader's agent does it by itself")
         return
     print_line(f"epoch {keyset.epoch + 1}: {found.following} signs, {keyset.active.kid} only verifies")

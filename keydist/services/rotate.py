@@ -13,7 +13,7 @@ from keydist.core.crypto import RSA_ALGS
 from keydist.core.fleet import ahead, holds
 from keydist.core.jwk import bits_of
 from keydist.core.keyset import State
-from keydist.core.rotation import Situation, activation, droppable, outlives, room
+from keydist.core.rotation import Situation, activation, droppable, outlives, publication, room
 from keydist.core.successor import republished_next, rotated
 from keydist.errors import ConflictError, NotYetError, OutdatedError, UsageError
 from keydist.services.advance import Advanced, advance
@@ -67,6 +67,11 @@ class Plan:
     room_at: int | None
     drop: tuple[str, ...]
     drops_at: int
+
+    @property
+    def wait(self) -> int:
+        """For how many seconds a next key is published before it may sign."""
+        return publication(self.held.keyset.policy)
 
     @property
     def following(self) -> str | None:

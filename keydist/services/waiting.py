@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core.fleet import HEARTBEATS, ahead, holds
 from keydist.errors import ForbiddenError, ForkError, KeydistError, OutdatedError, TransientError
+from keydist.services.living import living
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +96,7 @@ async def surely(command: Command, reader: FleetReader, chosen: Callable[[], tup
     end, turn = clock.monotonic() + HEARTBEATS * command.heartbeat + 1, 0
     if first:
         command.records.listen(heard=reader.hear, answer=lambda: None)
+        await _ask(command, reader)
     while True:
         found = chosen()
         silent = [record for record in found if record.counter <= first.setdefault(_who(record), record.counter)]
@@ -108,6 +110,14 @@ async def surely(command: Command, reader: FleetReader, chosen: Callable[[], tup
         if turn % _READ_AGAIN == 0:
             with suppress(TransientError):  # the next reading may succeed; it is listened to as well
                 await read_fleet(command, reader)
+
+
+async def _ask(command: Command, reader: FleetReader) -> None:
+    """Ask who lives: who answers need not be waited for. Nobody must answer, so what fails is no failure."""
+    demands = command.node.demands
+    with suppress(KeydistError):
+        for record in await living(command.records, place=demands.place, tokens=demands.tokens):
+            reader.see(record)
 
 
 def _who(record: Record) -> tuple[str, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -21,10 +22,12 @@ from keydist.errors import (
     WrongRoleError,
     WrongTokenError,
 )
+from keydist.services.living import WHO_SECONDS
 from keydist.services.replace_token import Plan, Replaced, Retirable, Wish, check_retirable, plan, replace_token
 from keydist.services.rotate import Wish as Rotation
 from keydist.services.rotate import rotate
 from keydist.services.waiting import moved
+from tests.fakes.memory_records import MemoryRecords
 from tests.fakes.memory_store import Fault
 from tests.material import (
     OTHER_TOKEN,
@@ -120,6 +123,19 @@ async def test_a_live_node_without_the_new_token_stops_it_and_is_named() -> None
     assert "node-c" in found.message
     assert "node-b" not in found.message
     assert operator.clock.monotonic() <= HEARTBEAT  # it was heard again: no need to wait longer
+
+
+async def test_who_answers_that_it_lives_is_not_waited_for() -> None:
+    operator = a_node()
+    record = make_record(MINE, node="node-c", counter=9)
+    operator.cluster.records.put("node-c", sealed_record(record))
+    answering = MemoryRecords(operator.cluster.records)
+    answering.listen(heard=None, answer=lambda: sealed_record(replace(record, counter=10)))
+    assert "node-c" in (await refused(operator)).message
+    assert operator.clock.monotonic() == WHO_SECONDS
+    operator.records.fail("ask_living", Fault.FORBIDDEN)  # then only time tells
+    await replaced(operator)
+    assert operator.clock.monotonic() > 3 * HEARTBEAT
 
 
 async def test_a_node_that_reloads_meanwhile_stops_nothing() -> None:

@@ -477,9 +477,8 @@ async def test_a_store_that_lost_it_gets_it_back_and_no_epoch_for_three_heartbea
 ) -> None:
     operator = Operator(None, *chain(2))
     lose(operator)
-    assert "store republish" in (await failure(plan_with(operator))).fix
-    found = await failure(rotate_with(operator))
-    assert isinstance(found, NotYetError)
+    for found in (await failure(plan_with(operator)), await failure(rotate_with(operator))):
+        assert isinstance(found, NotYetError)  # the plan fails as the rotation does
     assert operator.cluster.bucket.content() == operator.held.envelope
     for _ in range(2):
         for again in (await refused(operator), await failure(plan_with(operator))):
