@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from keydist.core.accept import Held
-from keydist.core.local import Confirmation, Local
+from keydist.core.keyset import State
+from keydist.core.local import Confirmation, Local, Start
+from keydist.core.notes import Notes
 from keydist.core.token import BootstrapToken
 from keydist.errors import ConflictError
 from keydist.ports import KeysetDisk
@@ -207,3 +209,69 @@ def test_a_forgetful_node_may_begin_again_even_with_another_lineage(open_disk: O
     install(open_disk, OTHER_HISTORY)
     assert load(open_disk).held == OTHER_HISTORY
     assert load(open_disk).floor == floor_of(OTHER_HISTORY)
+
+
+# --- what an agent notes ------------------------------------------------------------------------
+
+FRESH, OTHER_FRESH = "a" * 32, "b" * 32
+
+
+def test_each_start_has_a_higher_number_under_the_instance_of_the_first(open_disk: Open) -> None:
+    starts = [open_disk().count_start(fresh, now=NOW) for fresh in (FRESH, OTHER_FRESH, OTHER_FRESH)]
+    assert starts == [Start(instance=FRESH, number=NOW + past) for past in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("now", "number"),
+    [(NOW + 500, NOW + 500), (NOW, NOW + 1), (NOW - 500, NOW + 1)],
+    ids=["later", "at once", "the clock went back"],
+)
+def test_a_start_is_counted_by_the_clock_too_and_never_goes_back(open_disk: Open, now: int, number: int) -> None:
+    open_disk().count_start(FRESH, now=NOW)
+    assert open_disk().count_start(OTHER_FRESH, now=now) == Start(instance=FRESH, number=number)
+
+
+def test_a_start_disturbs_no_keyset_and_a_reset_forgets_the_instance(open_disk: Open) -> None:
+    install(open_disk, ONE)
+    before, mark = load(open_disk), open_disk().mark()
+    open_disk().count_start(FRESH, now=NOW)
+    assert (load(open_disk), open_disk().mark()) == (before, mark)
+    open_disk().install(TWO, based_on=before, now=NOW)
+    open_disk().reset()
+    assert open_disk().count_start(OTHER_FRESH, now=NOW).instance == OTHER_FRESH
+
+
+def test_a_new_node_noted_nothing(open_disk: Open) -> None:
+    assert open_disk().notes() == Notes()
+
+
+def test_since_when_each_key_is_held_in_its_state_is_noted_and_kept(open_disk: Open) -> None:
+    install(open_disk, ONE, now=NOW)
+    following = next(key for key in ONE.keyset.signing_keys() if key.state is State.NEXT)
+    install(open_disk, TWO, now=NOW + 60)
+    notes = open_disk().notes()
+    assert notes.keys[following.kid] == {"next": NOW, "active": NOW + 60}
+    assert notes.keys[ONE.keyset.active.kid] == {"active": NOW, "retired": NOW + 60}
+    assert notes.tokens == {TOKEN.token_id: NOW}
+
+
+@pytest.mark.parametrize("epochs", [0, 1], ids=["nothing", "a keyset"])
+def test_what_a_node_did_is_noted_each_for_itself(open_disk: Open, epochs: int) -> None:
+    install(open_disk, *chain(2)[:epochs])
+    keys = open_disk().notes().keys
+    open_disk().note_done(republished=NOW)
+    open_disk().note_done(rehearsed=NOW + 1)
+    open_disk().note_done()
+    open_disk().note_done(republished=NOW + 2)
+    notes = open_disk().notes()
+    assert (notes.republished, notes.rehearsed, notes.keys) == (NOW + 2, NOW + 1, keys)
+
+
+def test_what_a_node_did_is_kept_over_installations_and_disturbs_none(open_disk: Open) -> None:
+    install(open_disk, ONE)
+    before = load(open_disk)
+    open_disk().note_done(republished=NOW, rehearsed=NOW)
+    open_disk().install(TWO, based_on=before, now=NOW)
+    assert (open_disk().notes().republished, open_disk().notes().rehearsed) == (NOW, NOW)
+    open_disk().reset()
+    assert open_disk().notes() == Notes()

@@ -123,12 +123,13 @@ class Machine:
         role: Role = Role.LEADER,
         genesis: Held | None = None,
         before_call: Callable[[str], None] | None = None,
+        tokens: tuple[BootstrapToken, ...] = (TOKEN,),
     ) -> Outcome:
         """Run a bootstrap, as the process that is started does."""
         disk = self.state.disk(system)
         store = MemoryKeysetStore(self.bucket, self.clock)
         store.between = before_call
-        node = Node(store=store, disk=disk, clock=self.clock, demands=demands(), role=role)
+        node = Node(store=store, disk=disk, clock=self.clock, demands=demands(tokens=tokens), role=role)
 
         async def first_envelope() -> bytes:
             assert genesis is not None, "a key is generated where none may be"
@@ -137,7 +138,7 @@ class Machine:
         return asyncio.run(
             bootstrap(
                 node,
-                meet_demands(disk.load((TOKEN,)), node.demands),
+                meet_demands(disk.load(tokens), node.demands),
                 genesis=genesis_of(first_envelope),
                 retry=TenacityRetry(self.clock),
                 notifier=RecordingNotifier(),
