@@ -52,6 +52,7 @@ ALL = all_commands()
 
 def test_the_commands_that_others_depend_on_are_there() -> None:
     others = """bootstrap | status | demo | reset | token generate | token inspect | key list | key show | key export
+        | key rotate | key revoke | key extend | token rotate | token retire | policy show | policy set
         | store init | store republish | store resolve | store backup | store restore | jwks | config check
         | config show | config schema"""
     assert {tuple(name.split()) for name in others.split("|")} <= set(ALL)
@@ -74,7 +75,7 @@ def test_every_command_refuses_what_it_does_not_know(node: CliNode, command: tup
     assert answer.err.startswith("keydist: No such option: --no-such-option")
 
 
-@pytest.mark.parametrize("arguments", [(), ("token",), ("store",), ("key",), ("config",)])
+@pytest.mark.parametrize("arguments", [(), ("token",), ("store",), ("key",), ("policy",), ("config",)])
 def test_a_command_that_needs_more_answers_with_its_help(node: CliNode, arguments: tuple[str, ...]) -> None:
     answer = node.run(*arguments)
     assert (answer.code, answer.out) == (2, "")
@@ -90,6 +91,8 @@ USAGE: dict[str, tuple[list[str], str, str]] = {
     "a missing argument": (["store", "backup"], "Missing argument 'FILE'", "keydist store backup --help"),
     "a missing value": (["status", "--config"], "requires an argument", "keydist --help"),
     "an extra argument": (["status", "x"], "unexpected extra argument", "keydist status --help"),
+    "a missing setting": (["policy", "set"], "Missing argument 'NAME=DURATION...'", "keydist policy set --help"),
+    "a missing new token": (["token", "rotate"], "Missing option '--new-token-file'", "keydist token rotate --help"),
     "no number": (["bootstrap", "--min-epoch", "x"], "--min-epoch is an epoch", "keydist bootstrap --help"),
     "control characters": (["\x1b]0;owned\x07"], "No such command", "keydist --help"),
     "a lone surrogate": (["\udcff"], "No such command", "keydist --help"),
