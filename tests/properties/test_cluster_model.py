@@ -191,6 +191,10 @@ class Cluster(RuleBasedStateMachine):
         accidents.fail_disk(self.node(number), behind=behind)
 
     @rule(number=NODES)
+    def fill_disk(self, number: int) -> None:
+        accidents.fill_disk(self.node(number))
+
+    @rule(number=NODES)
     def back_up(self, number: int) -> None:
         accidents.back_up(self.world, self.node(number))
 
@@ -225,6 +229,12 @@ class Cluster(RuleBasedStateMachine):
     def forge(self, what: str, which: int) -> None:
         accidents.forge(self.world, what, which)
 
+    @precondition(lambda self: self.may_lose)
+    @rule(number=st.integers(0, 1), epochs=st.integers(1, 3))
+    def part_ways(self, number: int, epochs: int) -> None:
+        leaders = self.world.leaders
+        accidents.part_ways(self.world, leaders[number], leaders[1 - number], epochs)
+
     # --- an operator ---------------------------------------------------------------------------
 
     @rule(number=NODES, what=st.sampled_from(accidents.COMMANDS))
@@ -236,10 +246,6 @@ class Cluster(RuleBasedStateMachine):
     @invariant()
     def promises_hold(self) -> None:
         self.promises.check()
-
-    @rule()
-    def converge(self) -> None:
-        healing.converge(self.world, self.promises.check)
 
     def teardown(self) -> None:
         healing.converge(self.world, self.promises.check)

@@ -8,7 +8,6 @@ import pytest
 
 from keydist.core.policy import Policy
 from keydist.core.rotation import outlives
-from keydist.errors import DiskFullError
 from tests.fakes.memory_store import Fault
 from tests.properties.cluster_model import accidents, healing
 from tests.properties.cluster_model.node import Machine
@@ -105,11 +104,9 @@ def test_a_node_that_lives_is_waited_for() -> None:
     """Its disk is full, so that it cannot take the next keys, and says so; without it nothing is activated."""
     scene = Scene(World(leaders=1, followers=2))
     world, (leader, full, _) = scene.world, scene.world.all
-    full.disk.fail(*[DiskFullError("no space is left")] * 1000)
-    scene.pass_seconds(POLICY.rotate_every + outlives(POLICY) - 2, world.all)
-    assert POLICY.propagation < POLICY.rotate_every < outlives(POLICY) - 2, (
-        "a second rotation is due, no key is dropped"
-    )
+    accidents.fill_disk(full)
+    assert POLICY.rotate_every < POLICY.propagation < outlives(POLICY) - 2
+    scene.pass_seconds(POLICY.propagation + outlives(POLICY) - 2, world.all)  # one more is due, and no drop yet
     assert epochs([leader, full]) == [2, 1]
     scene.converge()
 
@@ -231,8 +228,8 @@ def test_nobody_tells_of_what_could_not_be_written_to_the_disk(behind: bool) -> 
 def test_a_leader_whose_disk_is_full_does_not_tell_of_what_it_wrote() -> None:
     scene = Scene(World(leaders=1, followers=1))
     world, (leader, _) = scene.world, scene.world.all
-    scene.pass_seconds(POLICY.rotate_every - 2, world.all)
-    leader.disk.fail(*[DiskFullError("no space is left")] * 1000)
+    scene.pass_seconds(POLICY.propagation - 2, world.all)
+    accidents.fill_disk(leader)
     scene.pass_seconds(6, world.all)
     assert epochs(world.all) == [1, 2]
     scene.converge()

@@ -14,7 +14,7 @@ from tests.fakes.memory_disk import MemoryFolder
 from tests.material import IMPOSTOR as IMPOSTOR_TOKEN
 from tests.material import OTHER_TOKEN, altered, hold, noise, pkcs8
 from tests.properties.cluster_model.disk import Backup
-from tests.properties.cluster_model.node import Machine
+from tests.properties.cluster_model.node import HEARTBEAT, Machine
 from tests.properties.cluster_model.promises import Promises
 from tests.properties.cluster_model.world import World
 
@@ -64,6 +64,16 @@ def forge(world: World, what: str, number: int) -> None:
     world.bucket.remember()
 
 
+def part_ways(world: World, first: Machine, second: Machine, epochs: int) -> None:
+    """Let the store forget what one leader wrote while it is down, and another write something else."""
+    command(world, first, "reseal")
+    first.crash()
+    lose(world, "roll back")
+    for _ in range(epochs):
+        command(world, second, "reseal")
+    first.start()
+
+
 # --- disks --------------------------------------------------------------------------------------
 
 
@@ -100,6 +110,11 @@ def fail_disk(node: Machine, *, behind: bool) -> None:
         node.disk.fail(DiskFullError("no space is left"))
 
 
+def fill_disk(node: Machine) -> None:
+    """Let every write to a node's disk fail until it is mended."""
+    node.disk.fail(*[DiskFullError("no space is left")] * 1000)
+
+
 # --- an operator --------------------------------------------------------------------------------
 
 
@@ -123,7 +138,7 @@ def _may_rotate(world: World, node: Machine, held: Held) -> bool:
     situation = Situation(
         held=held, notes=node.disk.notes(), now=node.clock.now(), live=reader.live(), records=reader.records()
     )
-    settled = reader.settles_in(2, since=0) <= 0
+    settled = reader.settles_in(HEARTBEAT, since=0) <= 0
     return settled and activation(situation).is_open and room(situation) is None
 
 

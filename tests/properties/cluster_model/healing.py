@@ -14,7 +14,7 @@ from tests.properties.cluster_model.node import TOKENS
 from tests.properties.cluster_model.world import World
 
 _ROUNDS = 16
-_MOST_PATIENCE = 70
+_MOST_PATIENCE = 50
 
 
 def heal(world: World) -> None:

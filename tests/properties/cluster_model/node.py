@@ -41,7 +41,7 @@ from tests.properties.cluster_model.time import SkewedClock, TrueTime
 T = TypeVar("T")
 
 TOKENS: Final = (TOKEN, OTHER_TOKEN)
-HEARTBEAT: Final = 2
+HEARTBEAT: Final = 1
 ISSUER: Final = "model"
 AUDIENCE: Final = "anybody"
 

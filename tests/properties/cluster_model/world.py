@@ -32,8 +32,9 @@ POLICY: Final = Policy(
     mint_lease=12,
     leeway=2,
     skew=SKEW,
-    rotate_every=20,
+    rotate_every=5,
 )
+"""D = V + R + A + 4S: the gate sets the pace of rotations, and every bound is as tight as it may be."""
 _MOST_JWTS: Final = 10
 _MOST_PER_KID: Final = 3
 
