@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import InStore
-from keydist.errors import KeydistError, TransientError
+from keydist.errors import ConflictError, KeydistError, TransientError
 from keydist.services.defect import defect
 from keydist.services.pace import Backoff, jittered
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from keydist.ports import Entropy, Notifier
+    from keydist.services.from_disk import Outcome
     from keydist.services.node import Node
     from keydist.services.present import Present
     from keydist.services.reconcile import Reconciler
@@ -61,8 +62,7 @@ async def _look(reconciler: Reconciler, present: Present) -> bool | None:
     """Look once; return None where the store answered, else whether trying again soon may help."""
     soon = True
     try:
-        reconciler.refresh()
-        outcome = await reconciler.attempt()
+        outcome = await _attempted(reconciler)
     except TransientError as exc:
         alarm: KeydistError = exc
     except KeydistError as exc:
@@ -79,6 +79,16 @@ async def _look(reconciler: Reconciler, present: Present) -> bool | None:
     damage = reconciler.local.damage
     present.alarm("store", alarm, *(() if damage is None else (damage,)))
     return soon
+
+
+async def _attempted(reconciler: Reconciler) -> Outcome:
+    """Judge the store by what is on disk; once more where a command beside this agent, or another node, was faster."""
+    reconciler.refresh()
+    try:
+        return await reconciler.attempt()
+    except ConflictError:
+        reconciler.refresh()
+        return await reconciler.attempt()
 
 
 def _why(present: Present) -> str:

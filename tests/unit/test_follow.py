@@ -318,6 +318,7 @@ def test_what_another_process_installs_while_it_is_installed_here_is_taken_in() 
             await passes(SOON)
             assert (present.held, codes(present)) == (TWO, [])
             assert member.hearing.epochs == [1, 2]
+        assert member.journal.named("alarm") == [], "a command on a node is nothing to alarm about"
 
     run_virtually(main())
 
