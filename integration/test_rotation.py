@@ -125,9 +125,9 @@ def check(tally: Tally, fleet: Fleet, record_property: Record) -> None:
     """Nothing was rejected; a node could not mint or verify only while it was away."""
     print(tally)
     record_property("traffic", str(tally))
-    assert tally.verified > 10_000, "too few to say anything"
     assert not tally.rejected, "\n".join([str(tally.rejected), *tally.contexts])
     assert not (found := outside_of(tally.unavailable, fleet.spans())), "\n".join(found[:20])
+    assert tally.verified > 2_000, "too few to say anything"
     nodes = set(fleet.members)
     assert {pair for pair in tally.pairs if pair[1] != "outside"} == {(one, other) for one in nodes for other in nodes}
 

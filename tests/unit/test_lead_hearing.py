@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from keydist.core.fleet import HEARTBEATS
+from keydist.core.policy import Policy
 from keydist.errors import OutdatedError
 from tests.fakes.memory_store import Fault
 from tests.properties.cluster_model.node import HEARTBEAT, Machine
-from tests.properties.cluster_model.world import POLICY, World
+from tests.properties.cluster_model.world import World
 
+POLICY = Policy(
+    propagation=13,
+    freshness=4,
+    stale_read=2,
+    jwks_max_age=3,
+    max_lifetime=6,
+    mint_lease=12,
+    leeway=2,
+    skew=1,
+    rotate_every=20,
+)
 DUE = POLICY.rotate_every + POLICY.propagation
 SETTLED = HEARTBEATS * HEARTBEAT
 
 
 def formed(*, leaders: int, followers: int) -> World:
     """Return a world that is about to rotate, its leaders settled."""
-    world = World(leaders=leaders, followers=followers)
+    world = World(leaders=leaders, followers=followers, policy=POLICY)
     world.form()
     for _ in range(POLICY.rotate_every - 1):
         passes(world)
