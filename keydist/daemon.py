@@ -27,6 +27,7 @@ from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
 from keydist.services.node import Node
+from keydist.services.pace import woken
 from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ class Daemon:
     async def _next(self, node: Machine) -> _Run | None:
         """Wait for what ends a run: a signal to stop, a reload that can be used, a token that could not be read."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), None if node.token_error is None else _TOKEN_SECONDS)
+            await woken(self._told, within=None if node.token_error is None else _TOKEN_SECONDS)
             if self._stops:
                 return None
             found = self._reloaded(node) if self._told.is_set() else self._with_token(node)

@@ -17,6 +17,7 @@ from keydist.services.defect import defect
 from keydist.services.fleet import FleetReader
 from keydist.services.follow import follow
 from keydist.services.lead import Leader, lead
+from keydist.services.pace import woken
 from keydist.services.present import Present
 from keydist.services.reconcile import Genesis, Reconciler
 from keydist.services.status import clock_behind, rehearsal_alarm
@@ -130,10 +131,7 @@ async def _watch(agent: Agent, present: Present) -> None:
         if agent.node.clock.monotonic() - present.turned < limit:
             manager.watchdog()
         seconds = manager.watchdog_seconds
-        try:
-            await asyncio.wait_for(changed.wait(), min(seconds / _PINGS if seconds else limit, agent.self_.heartbeat))
-        except TimeoutError:
-            continue
+        await woken(changed, within=min(seconds / _PINGS if seconds else limit, agent.self_.heartbeat))
 
 
 def _look_after(agent: Agent, present: Present) -> None:

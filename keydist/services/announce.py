@@ -14,7 +14,7 @@ from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record
 from keydist.core.restart import Role
 from keydist.errors import BucketMissingError
 from keydist.services.defect import defect
-from keydist.services.pace import Backoff, jittered
+from keydist.services.pace import Backoff, jittered, woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,8 +128,7 @@ async def announce(
         else:
             present.alarm("records")
             failing.reset()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), seconds)
+        await woken(changed, within=seconds)
 
 
 async def _publish(records: NodeRecords, name: str, record: bytes, *, role: Role) -> None:
@@ -147,4 +146,5 @@ async def leave(announcer: Announcer, records: NodeRecords, name: str) -> None:
     with suppress(Exception):  # whatever happens here, this node stops
         record = announcer.record(leaving=True)
         if record is not None:
-            await asyncio.wait_for(records.publish(name, record), _LEAVE_SECONDS)
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await records.publish(name, record)

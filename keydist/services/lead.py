@@ -9,7 +9,6 @@ record, nor while a live node shows a later epoch or another lineage.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from keydist.core.fleet import HEARTBEATS, ahead, doubled
@@ -30,7 +29,7 @@ from keydist.services.advance import Advanced, advance
 from keydist.services.defect import defect
 from keydist.services.genesis import fresh_keys
 from keydist.services.living import living
-from keydist.services.pace import jittered
+from keydist.services.pace import jittered, woken
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
@@ -216,8 +215,7 @@ async def lead(
             failure = done.alarms if done is not None else ()
         present.alarm("leading", *leader.alarms(), *failure)
         await node.clock.sleep(_LEAST_PAUSE)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), jittered(entropy, heartbeat, spread=_SPREAD))
+        await woken(wake, within=jittered(entropy, heartbeat, spread=_SPREAD))
 
 
 def _two_instances(name: str) -> KeydistError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,6 +19,19 @@ def uniform(entropy: Entropy) -> float:
 def jittered(entropy: Entropy, mean: float, *, spread: float) -> float:
     """Return seconds between `mean` less and more the part `spread` of it."""
     return mean * (1 + spread * (2 * uniform(entropy) - 1))
+
+
+async def woken(event: asyncio.Event, *, within: float | None) -> bool:
+    """Return once an event is set, or after so many seconds (None: never); tell whether it is set.
+
+    Not `asyncio.wait_for`: before Python 3.12 that loses a cancellation which comes with the event.
+    """
+    try:
+        async with asyncio.timeout(within):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 class Backoff:

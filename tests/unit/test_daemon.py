@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.core.record import Record, open_record
 from tests.material import OTHER_TOKEN, TOKEN, Change, extend
 from tests.unit.agent_host import Host, eventually, pause
 
@@ -323,6 +324,64 @@ async def test_a_reload_that_cannot_be_used_is_told_and_leaves_what_runs_alone(
     eventually(lambda: host.held == after)
     agent.hang_up()
     eventually(lambda: agent.events("reloaded"))
+    assert agent.stop() == 0
+
+
+def test_before_it_is_ready_nobody_waits_for_the_end_of_a_reload(install: Callable[..., Host]) -> None:
+    host = install(role="follower")
+    agent = host.start()
+    eventually(agent.statuses)
+    good = host.config.read_text(encoding="utf-8")
+    broken(host)
+    agent.hang_up()
+    eventually(lambda: agent.events("reload-refused"))
+    host.config.write_text(good, encoding="utf-8")
+    agent.hang_up()
+    eventually(lambda: agent.events("reloaded"))
+    assert not agent.times("RELOADING=1")
+    assert not agent.times("READY=1")
+    assert agent.stop() == 0
+
+
+def test_a_sealed_node_does_not_reload_the_token_of_its_keyset_away(install: Callable[..., Host]) -> None:
+    host = install(at_rest="sealed")
+    agent = host.start()
+    agent.wait_for("READY=1")
+    host.hold_tokens(OTHER_TOKEN)
+    agent.hang_up()
+    agent.wait_for("READY=1", times=2)
+    assert [event["code"] for event in agent.events("reload-refused")] == ["wrong-token"]
+    assert agent.stop() == 0
+
+
+async def test_a_start_that_the_disk_takes_no_note_of_is_no_other_instance(
+    install: Callable[..., Host], nats_server: EmbeddedServer, administer: Administer, bucket: str
+) -> None:
+    host = install()
+    agent = host.start()
+    agent.wait_for("READY=1")
+
+    async def said() -> Record | None:
+        async with administer(nats_server, f"{bucket}-nodes") as admin:
+            answer = await admin.ask("MSG.GET", last_by_subj=f"$KV.{bucket}-nodes.a")
+            raw = base64.b64decode(answer.get("message", {}).get("data", ""))
+            return open_record(raw, node="a", place=host.place, tokens=(TOKEN,)) if raw else None
+
+    async def counted(least: int) -> Record:
+        begun = perf_counter()
+        while (record := await said()) is None or record.counter < least:
+            assert perf_counter() - begun < 10
+            pause(0.05)
+        return record
+
+    before = await counted(1)
+    with (host.state / "lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        agent.hang_up()
+        agent.wait_for("READY=1", times=2)
+        assert len(agent.events("start-not-counted")) == 1
+        after = await counted(before.counter + (1 << 20) - 1000)
+        assert after.instance == before.instance
     assert agent.stop() == 0
 
 

@@ -366,6 +366,21 @@ def test_a_rotation_waits_for_a_live_node_that_lacks_the_epoch_and_comes_when_th
     run_virtually(main())
 
 
+def test_a_node_that_was_not_heard_counts_once_its_record_is_read() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        member = leading(cluster)
+        async with member.running():
+            await passes(QUIET - HEARTBEAT)
+            ahead = sealed_record(make_record(hold(make_keyset(3)), node="ghost", heartbeat=100))
+            cluster.records.put("ghost", ahead, told=False)
+            await passes(5 * HEARTBEAT)
+            assert epoch_in(cluster) == 1
+            assert "outdated" in codes(member)
+
+    run_virtually(main())
+
+
 def slow_keys(member: Member, meanwhile: Callable[[], object]) -> None:
     """Let something happen while a key is made."""
     make = member.entropy.signing_key

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from keydist.services.pace import Backoff, jittered, uniform
+from keydist.services.pace import Backoff, jittered, uniform, woken
 from tests.fakes.entropy import NumberedEntropy
+from tests.fakes.virtual_loop import run_virtually
+from tests.unit.agent_world import passes
 
 
 class Constant:
@@ -54,3 +58,37 @@ def test_no_pause_is_shorter_than_half_of_the_first_and_jitter_is_full() -> None
 def test_a_pause_after_very_many_failures_is_the_most() -> None:
     backoff = Backoff(HIGHEST, first=0.05, most=2.0)
     assert [backoff.pause() for _ in range(5000)][-1] == pytest.approx(2.0)
+
+
+def test_a_wait_ends_with_its_event_or_its_time_and_tells_which() -> None:
+    async def main() -> None:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        assert not await woken(event, within=5)
+        assert loop.time() == 5
+        loop.call_later(2, event.set)
+        assert await woken(event, within=None)
+        assert loop.time() == 7
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_cancellation_that_comes_with_the_event_is_not_lost(turns: int) -> None:
+    async def main() -> None:
+        event = asyncio.Event()
+
+        async def for_ever() -> None:
+            while True:
+                event.clear()
+                await woken(event, within=5)
+
+        task = asyncio.get_running_loop().create_task(for_ever())
+        await passes(1)
+        event.set()
+        for _ in range(turns):
+            await passes(0)
+        task.cancel()
+        await passes(20)
+        assert task.cancelled()
+
+    run_virtually(main())

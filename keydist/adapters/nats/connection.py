@@ -167,7 +167,8 @@ class Connection:
         self._waiting += 1
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(0.0, seconds))
+                async with asyncio.timeout(max(0.0, seconds)):  # `wait_for` loses cancellations before Python 3.12
+                    await self._changed.wait()
                 wake = min(end, max(loop.time() + self._spread, self._next_wake))
                 self._next_wake = wake + _NOTICE_SECONDS
                 await asyncio.wait({loop.create_future()}, timeout=wake - loop.time())

@@ -113,7 +113,8 @@ class Link:
                 )
                 try:
                     await self._client.publish(subject, reply=inbox)
-                    await asyncio.wait_for(stop.wait(), seconds)
+                    async with asyncio.timeout(seconds):  # `wait_for` loses cancellations before Python 3.12
+                        await stop.wait()
                 finally:
                     with suppress(nats.errors.Error):
                         await subscription.unsubscribe()

@@ -93,7 +93,8 @@ async def close_client(client: Client) -> None:
     if is_lost(client):
         _abort(client)
     with suppress(Exception):
-        await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await client.close()
     _abort(client)
     deliveries = [sub._wait_for_msgs_task for sub in client._subs.values()]  # noqa: SLF001 - nowhere else
     left = [task for task in (*tasks_of(client), client._flusher_task, *deliveries) if task and not task.done()]  # noqa: SLF001
