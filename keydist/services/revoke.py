@@ -14,7 +14,7 @@ from keydist.services.advance import Advanced, advance
 from keydist.services.command import Command, Current, look, up_to_date
 from keydist.services.genesis import fresh_keys
 from keydist.services.lead import next_kind
-from keydist.services.waiting import check_nobody_ahead, read_fleet
+from keydist.services.waiting import check_nobody_ahead, hear_the_living, read_fleet
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
@@ -76,14 +76,14 @@ async def plan(command: Command, local: Local, *, kids: frozenset[str] | None) -
     Raises `UsageError` for a kid that this node does not list, and what the revocation would. A fleet that cannot be
     seen stops nothing.
     """
-    return await _plan(command, await look(command, local), kids)
+    return await _plan(command, await look(command, local), kids, in_haste=False)
 
 
 async def revoke(command: Command, local: Local, *, kids: frozenset[str] | None, reason: str) -> Revoked:
     """Revoke keys (None: all). Raises `UsageError` for a kid or a reason, and the errors of `advance`."""
     check_reason(reason)
     current = await up_to_date(command, local)
-    found = await _plan(command, current, kids)
+    found = await _plan(command, current, kids, in_haste=True)
     if not found.broken:
         return Revoked(current.held, found, None)
     alg, bits = next_kind(current.held)
@@ -98,7 +98,7 @@ async def revoke(command: Command, local: Local, *, kids: frozenset[str] | None,
     return Revoked(done.held, found, done)
 
 
-async def _plan(command: Command, current: Current, kids: frozenset[str] | None) -> Plan:
+async def _plan(command: Command, current: Current, kids: frozenset[str] | None, *, in_haste: bool) -> Plan:
     held, floor = current.held, current.local.floor
     gone = frozenset(entry.kid for entry in held.keyset.revoked) | (floor.revoked if floor else frozenset())
     unknown = (kids or frozenset()) - {key.kid for key in held.keyset.keys} - gone
@@ -111,6 +111,8 @@ async def _plan(command: Command, current: Current, kids: frozenset[str] | None)
     reader, blind = command.reader(), None
     try:
         await read_fleet(command, reader)
+        if not in_haste:
+            await hear_the_living(command, reader)  # what was minted since the last heartbeat breaks too
     except KeydistError as exc:
         blind = exc
     await check_nobody_ahead(command, held, reader)

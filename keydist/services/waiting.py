@@ -96,7 +96,7 @@ async def surely(command: Command, reader: FleetReader, chosen: Callable[[], tup
     end, turn = clock.monotonic() + HEARTBEATS * command.heartbeat + 1, 0
     if first:
         command.records.listen(heard=reader.hear, answer=lambda: None)
-        await _ask(command, reader)
+        await hear_the_living(command, reader)
     while True:
         found = chosen()
         silent = [record for record in found if record.counter <= first.setdefault(_who(record), record.counter)]
@@ -112,8 +112,8 @@ async def surely(command: Command, reader: FleetReader, chosen: Callable[[], tup
                 await read_fleet(command, reader)
 
 
-async def _ask(command: Command, reader: FleetReader) -> None:
-    """Ask who lives: who answers need not be waited for. Nobody must answer, so what fails is no failure."""
+async def hear_the_living(command: Command, reader: FleetReader) -> None:
+    """Ask who lives, for records of this moment. Nobody must answer, so what fails is no failure."""
     demands = command.node.demands
     with suppress(KeydistError):
         for record in await living(command.records, place=demands.place, tokens=demands.tokens):

@@ -18,8 +18,9 @@ from keydist.errors import (
 )
 from keydist.services.revoke import Plan, Revoked, plan, revoke
 from keydist.services.waiting import acknowledged
+from tests.fakes.memory_records import MemoryRecords
 from tests.fakes.memory_store import Fault
-from tests.material import DAY, NOW, Change, chain, extend
+from tests.material import DAY, NOW, Change, chain, extend, make_record, sealed_record
 from tests.unit.command_world import HEARTBEAT, Operator, Peer, failure
 
 MINE = chain(3)[-1]
@@ -145,6 +146,16 @@ async def test_what_breaks_is_counted_from_the_records() -> None:
     assert (broken.jwts, broken.last_expiry, broken.use) == (7, NOW + 90, "sig")
     every = {broken.kid: broken.jwts for broken in (await plan_with(operator)).broken}
     assert (every[ACTIVE], every[RETIRED], every[NEXT]) == (7, 1, 0)
+
+
+async def test_a_plan_counts_what_was_minted_since_the_last_heartbeat_and_a_revocation_does_not_wait_for_it() -> None:
+    operator = Operator(None, *chain(3))
+    peer = MemoryRecords(operator.cluster.records)
+    fresh = make_record(MINE, node="node-b", counter=2, minted={ACTIVE: Minted(5, NOW + 60)})
+    peer.listen(heard=None, answer=lambda: sealed_record(fresh))
+    operator.cluster.records.put("node-b", sealed_record(make_record(MINE, node="node-b", counter=1)))
+    assert (await plan_with(operator, ACTIVE)).broken[0].jwts == 5
+    assert (await revoke_with(operator, ACTIVE)).plan.broken[0].jwts == 0
 
 
 async def test_a_new_key_is_with_nobody() -> None:
