@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -35,6 +35,8 @@ from keydist.core.keyset import MAX_RETIRED
 from keydist.errors import InvalidJwtError
 
 ROTATIONS: Final = int(os.environ.get("KEYDIST_TEST_ROTATIONS", "20"))
+COMMANDED: Final = ROTATIONS // 5
+"""So many of them, the last ones, by command; the others by schedule."""
 FAULT_ROTATIONS: Final = int(os.environ.get("KEYDIST_TEST_FAULT_ROTATIONS", "2"))
 REVOCATIONS: Final = int(os.environ.get("KEYDIST_TEST_REVOCATIONS", "5"))
 SEED: Final = int(os.environ.get("KEYDIST_TEST_SEED") or random.randrange(2**32))
@@ -107,6 +109,13 @@ def active(fleet: Fleet, name: str = "lead-1") -> Held:
     return held
 
 
+def descends(now: Held, before: Held) -> bool:
+    """Tell whether a keyset is another one, or the same, some epochs later; ancestry reaches back 64 of them."""
+    known = (now.digest, *now.keyset.ancestors)
+    behind = now.keyset.epoch - before.keyset.epoch
+    return now.keyset.lineage == before.keyset.lineage and behind >= 0 and before.digest in known[behind : behind + 1]
+
+
 def rotations(fleet: Fleet, wanted: int, *, seconds: float) -> list[Held]:
     """Return the keysets with which so many keys in a row began to sign, as `lead-1` takes them."""
     seen = [active(fleet)]
@@ -114,11 +123,17 @@ def rotations(fleet: Fleet, wanted: int, *, seconds: float) -> list[Held]:
     def look() -> bool:
         now = active(fleet)
         if now.keyset.active.kid != seen[-1].keyset.active.kid:
+            assert descends(now, seen[-1])
             seen.append(now)
         return len(seen) > wanted
 
     fleet.until(look, f"{wanted} rotations", seconds)
     return seen
+
+
+def command(fleet: Fleet, *arguments: str) -> dict[str, Any]:
+    """Run a command on the leader node, beside its agent, and return its answer."""
+    return fleet.members["lead-1"].node.start_command(*arguments).answer()
 
 
 def check(tally: Tally, fleet: Fleet, record_property: Record) -> None:
@@ -135,9 +150,7 @@ def check(tally: Tally, fleet: Fleet, record_property: Record) -> None:
 def one_lineage(fleet: Fleet, before: Held) -> Held:
     """Return what all disks hold: one keyset, which descends from the one before."""
     now = fleet.wait_same()
-    behind = now.keyset.epoch - before.keyset.epoch
-    assert now.keyset.lineage == before.keyset.lineage
-    assert (now.digest, *now.keyset.ancestors)[behind] == before.digest
+    assert descends(now, before)
     return now
 
 
@@ -157,13 +170,20 @@ async def stored(fleet: Fleet) -> tuple[bytes, float]:
 
 
 def test_rotations_in_a_row_while_all_mint_and_verify(fleet: Fleet, traffic: Traffic, record_property: Record) -> None:
-    first, start = active(fleet), time.monotonic()
+    start = time.monotonic()
     memory = {name: member.memory() for name, member in fleet.members.items()}
-    seen = rotations(fleet, ROTATIONS, seconds=4 * PROPAGATION * ROTATIONS)
+    seen = rotations(fleet, ROTATIONS - COMMANDED, seconds=4 * PROPAGATION * ROTATIONS)
+    command(fleet, "policy", "set", "rotate_every=0s")
+    for _ in range(COMMANDED):
+        answer = command(fleet, "key", "rotate", "--wait")
+        assert (answer["lacking"], answer["previous_kid"]) == ([], seen[-1].keyset.active.kid)
+        seen.append(active(fleet))
+        assert descends(seen[-1], seen[-2])
+    command(fleet, "policy", "set", "rotate_every=1s")
     seconds = time.monotonic() - start
     time.sleep(LIFETIME)  # the last JWTs of the key before live on under the new one
     tally = traffic.pause()
-    one_lineage(fleet, first)
+    one_lineage(fleet, seen[-1])
     check(tally, fleet, record_property)
     assert len({held.keyset.active.kid for held in seen}) == ROTATIONS + 1
     assert set(tally.kids) >= {held.keyset.active.kid for held in seen[1:]}
@@ -177,11 +197,13 @@ def test_servers_and_agents_are_killed_at_random_meanwhile(
     fleet: Fleet, traffic: Traffic, record_property: Record
 ) -> None:
     print(f"KEYDIST_TEST_SEED={SEED}")
-    trouble, before, seconds = Trouble(fleet, seed=SEED), active(fleet), time.monotonic()
-    kids = {before.keyset.active.kid}
+    trouble, latest, seconds = Trouble(fleet, seed=SEED), active(fleet), time.monotonic()
+    kids = {latest.keyset.active.kid}
     while len(kids) <= FAULT_ROTATIONS:
         trouble.step()
-        kids |= {held.keyset.active.kid for held in fleet.held().values()}
+        before, latest = latest, max(fleet.held().values(), key=lambda held: held.keyset.epoch)
+        assert descends(latest, before)
+        kids.add(latest.keyset.active.kid)
         assert time.monotonic() < seconds + 60 + 30 * FAULT_ROTATIONS, f"{len(kids) - 1} rotations: {fleet.shown()}"
     seconds = time.monotonic() - seconds
     trouble.end()
@@ -190,7 +212,7 @@ def test_servers_and_agents_are_killed_at_random_meanwhile(
     rotations(fleet, 2, seconds=2 * _LATE)
     again = time.monotonic() - again
     tally = traffic.pause()
-    one_lineage(fleet, before)
+    one_lineage(fleet, latest)
     slowest = max(absence.confirmed - absence.ended for absence in fleet.absences)
     print(f"{dict(trouble.kills)} killed, {len(fleet.absences)} absences of up to {slowest:.1f} s; {len(kids) - 1}")
     print(f"rotations in {seconds:.1f} s; then all were back in {back:.1f} s, and two rotations took {again:.1f} s")
@@ -243,7 +265,7 @@ def revoke(fleet: Fleet, watch: Watch, signer: Signer) -> tuple[str, list[float]
     jwt = signer.mint({}, subject="revoked", audience=AUDIENCE, lifetime=LIFETIME)
     kid = parse_compact(jwt).header.kid
     assert watch.refusals(jwt) == {}
-    command = fleet.members["lead-1"].node.start_command("key", "revoke", kid, "--reason", "a test", "--yes")
+    running = fleet.members["lead-1"].node.start_command("key", "revoke", kid, "--reason", "a test", "--yes")
     refused: dict[str, float] = {}
     deadline = time.monotonic() + LIFETIME
     while len(refused) < len(FOLLOWERS) and time.monotonic() < deadline:
@@ -252,7 +274,7 @@ def revoke(fleet: Fleet, watch: Watch, signer: Signer) -> tuple[str, list[float]
         for name in found:
             refused.setdefault(name, time.time())
         time.sleep(0.002)
-    answer = command.answer()
+    answer = running.answer()
     assert answer["revoked"] == [kid]
     assert set(refused) == set(FOLLOWERS)
     envelope, at = asyncio.run(stored(fleet))
