@@ -25,7 +25,8 @@ import pytest
 from integration.accounts import subjects
 from integration.cluster import Cluster
 from integration.fleet import Fleet
-from integration.traffic import AUDIENCE, ISSUER, Tally, Traffic, outside_of
+from integration.tally import OUTSIDE, Tally, outside_of
+from integration.traffic import AUDIENCE, ISSUER, Traffic
 from integration.trouble import Trouble
 from keydist import Signer, Verifier
 from keydist.core.accept import Held
@@ -144,7 +145,7 @@ def check(tally: Tally, fleet: Fleet, record_property: Record) -> None:
     assert not (found := outside_of(tally.unavailable, fleet.spans())), "\n".join(found[:20])
     assert tally.verified > 2_000, "too few to say anything"
     nodes = set(fleet.members)
-    assert {pair for pair in tally.pairs if pair[1] != "outside"} == {(one, other) for one in nodes for other in nodes}
+    assert {pair for pair in tally.pairs if pair[1] != OUTSIDE} == {(one, other) for one in nodes for other in nodes}
 
 
 def one_lineage(fleet: Fleet, before: Held) -> Held:

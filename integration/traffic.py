@@ -16,9 +16,7 @@ import os
 import random
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import count, cycle
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple, Self
@@ -28,91 +26,20 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from integration.nodes import processes
+from integration.tally import OUTSIDE, TICKS, Rejected, Tally, Unavailable
 from keydist import Signer, Verifier
 from keydist.core.jws import parse_compact
 from keydist.errors import InvalidJwtError, KeydistError, TransientError
 
 AUDIENCE: Final = "everybody"
 ISSUER: Final = "https://test.example"
-OUTSIDE: Final = "outside"
 _NICE: Final = 10
 """Traffic takes what the agents and servers leave of the processors: their delays are what is measured."""
 _AT_ONCE: Final = 3
 _LATER: Final = 2
 _LEAST_LEFT: Final = 0.5
 _MOST_CONTEXTS: Final = 20
-_TICKS: Final = 10
 _BATCH: Final = 50
-
-
-class Unavailable(NamedTuple):
-    """Which node could not mint or verify, why, and when, in tenths of a unix second."""
-
-    node: str
-    act: str
-    code: str
-    tick: int
-
-    @property
-    def at(self) -> float:
-        """The unix second at which that tenth began."""
-        return self.tick / _TICKS
-
-
-class Rejected(NamedTuple):
-    """Which node (or `OUTSIDE`) rejected a JWT, why, and of which key."""
-
-    node: str
-    reason: str
-    kid: str
-
-
-@dataclass
-class Tally:
-    """What became of minting and verifying; `pairs` counts by (minted on, verified on)."""
-
-    minted: int = 0
-    late: int = 0
-    """Verified at a later age; those are among the others too."""
-    missed: int = 0
-    """Not verified at a later age, because that process got no processor in time."""
-    blind: int = 0
-    """Not verified outside, because no node was confirmed within V to take a JWK Set from."""
-    fetched: int = 0
-    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    kids: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[Rejected] = field(default_factory=Counter)
-    unavailable: Counter[Unavailable] = field(default_factory=Counter)
-    contexts: list[str] = field(default_factory=list)
-    """The first rejections, in full."""
-
-    @property
-    def verified(self) -> int:
-        """JWTs verified by nodes."""
-        return sum(number for (_, by), number in self.pairs.items() if by != OUTSIDE)
-
-    @property
-    def verified_outside(self) -> int:
-        """JWTs verified by outside verifiers."""
-        return sum(number for (_, by), number in self.pairs.items() if by == OUTSIDE)
-
-    def add(self, other: Tally) -> None:
-        """Take in what another process counted."""
-        for name in ("minted", "late", "missed", "blind", "fetched"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("pairs", "kids", "rejected", "unavailable"):
-            getattr(self, name).update(getattr(other, name))
-        self.contexts += other.contexts
-
-    def __str__(self) -> str:
-        """Return one line of counts."""
-        why = dict(Counter(f"{one.act}: {one.code}" for one in self.unavailable.elements()))
-        return (
-            f"{self.minted} minted under {len(self.kids)} keys, {self.verified} verified by nodes and "
-            f"{self.verified_outside} outside ({self.late} of them later in their lives), "
-            f"{self.rejected.total()} rejected, {self.unavailable.total()} unavailable; "
-            f"{why}; outside: {self.fetched} JWK Sets fetched, {self.blind} times none could be; {self.missed} missed"
-        )
 
 
 class Minted(NamedTuple):
@@ -256,7 +183,7 @@ class Application:
             )
 
     def _unavailable(self, node: str, act: str, exc: KeydistError) -> None:
-        self.tally.unavailable[Unavailable(node, act, exc.code, int(time.time() * _TICKS))] += 1
+        self.tally.unavailable[Unavailable(node, act, exc.code, int(time.time() * TICKS))] += 1
 
     def _shown(self, name: str) -> str:
         try:
@@ -331,13 +258,3 @@ class Traffic:
             assert pipe.poll(30), "a process of applications ended or hangs"
             self._tally.add(pipe.recv())
         return self._tally
-
-
-def outside_of(unavailable: Iterable[Unavailable], absences: Mapping[str, list[tuple[float, float]]]) -> list[str]:
-    """Return, one line each, what was unavailable while its node was not away; `absences` are spans by node."""
-    slack = 1 / _TICKS  # what is counted within a tenth of a second
-    return [
-        f"{one.node} cannot {one.act} at {one.at:.1f}: {one.code}"
-        for one in unavailable
-        if not any(begin - slack <= one.at <= end + slack for begin, end in absences.get(one.node, ()))
-    ]
