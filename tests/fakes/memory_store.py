@@ -226,7 +226,8 @@ class MemoryKeysetStore:
             self._clock.advance(seconds)
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), max(0.0, seconds))
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._changed.wait()
         self._changed.clear()
 
     async def close(self) -> None:

@@ -123,6 +123,10 @@ def test_a_refusal_is_looked_at_again_less_often_and_heals_once_it_is_granted() 
             member.store.heal()
             await passes(15)
             assert (present.held, codes(present)) == (ONE, [])
+            member.looks.clear()
+            member.store.fail_always("read", Fault.REFUSED)
+            await passes(4 / 3 * RESYNC + 4)
+            assert pauses(member)[0] <= 2, "progress makes the pauses short again"
 
     run_virtually(main())
 
