@@ -72,6 +72,7 @@ def part_ways(world: World, first: Machine, second: Machine, epochs: int) -> Non
     for _ in range(epochs):
         command(world, second, "reseal")
     first.start()
+    world.look(first)
 
 
 # --- disks --------------------------------------------------------------------------------------
