@@ -155,7 +155,9 @@ def _not_current(seen: Observation) -> KeydistError:
 
 def _not_written(back: Observation, lost: TransientError | None) -> KeydistError:
     if back.found is InStore.SAME and (lost is None or isinstance(lost, ConflictError)):
-        return ConflictError("the new epoch was not written", fix="nothing has changed: run the command again")
+        return ConflictError(
+            "the new epoch is not in the store", fix="look at keydist status, then run the command again"
+        )
     if back.accepted is not None or isinstance(back.error, ForkError):
         return ConflictError(
             "somebody else wrote the next epoch first",

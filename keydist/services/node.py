@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keydist.errors import BusyError, DiskError
 from keydist.services.observe import Observation, observe
 from keydist.services.put_back import put_back
 
@@ -30,5 +32,10 @@ class Node:
         return await observe(self.store, self.clock, self.demands, local, from_leader=from_leader)
 
     async def put_back(self, seen: Observation, held: Held, local: Local) -> Observation:
-        """Put an envelope back where the store lost it; see `put_back`."""
+        """Put an envelope back where the store lost it; see `put_back`.
+
+        That it was lost is noted before: whatever happens now, this node writes no epoch for a while.
+        """
+        with suppress(DiskError, BusyError):
+            self.disk.note_done(republished=self.clock.now())
         return await put_back(seen, held, store=self.store, clock=self.clock, demands=self.demands, local=local)

@@ -228,8 +228,6 @@ class Reconciler:
         if back.found is not InStore.SAME:
             return self._start(alarm, back.error or lost(back))
         kept = self._keep_confirmation(back)
-        with suppress(DiskError, BusyError):
-            node.disk.note_done(republished=node.clock.now())
         return self._start(alarm, *kept, how="republished")._replace(changed=True)
 
     # --- saying why not ------------------------------------------------------------------------

@@ -94,8 +94,10 @@ class Verifier:
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Return the JWK Set (RFC 7517): every key that verifies, those among them that are yet to sign.
 
+        It is that of the disk at this moment: who judges this node's freshness by the disk must not get an older one.
         Raises `UnavailableError`.
         """
+        self._following.look()
         snapshot = self._current()
         listed = jwk_set(snapshot.view.keyset)["keys"]
         return {"keys": [jwk for jwk in listed if jwk["kid"] not in snapshot.revoked]}

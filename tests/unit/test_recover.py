@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,6 +210,17 @@ async def test_an_observation_without_an_error_is_still_told(world: World, monke
     monkeypatch.setattr(Node, "observe", observe)
     with pytest.raises(UnreachableError, match="cannot be reached"):
         await republish(world.node, world.load())
+
+
+@pytest.mark.parametrize("fault", [None, Fault.LOST_ACKNOWLEDGEMENT, Fault.TIMEOUT])
+async def test_that_the_store_lost_it_is_noted_before_it_is_put_back(world: World, fault: Fault | None) -> None:
+    noted: list[int | None] = []
+    world.store.between = lambda call: noted.append(world.disk.notes().republished) if call == "write_first" else None
+    if fault is not None:
+        world.store.fail("write_first", fault)
+    with suppress(UnreachableError):
+        await republish(world.node, world.load())
+    assert noted == [world.clock.now()]
 
 
 async def test_a_lost_acknowledgement_is_no_failure(world: World) -> None:

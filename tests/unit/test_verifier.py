@@ -251,6 +251,13 @@ def test_a_rotation_is_seen_within_100_ms() -> None:
     assert node.takes(by(FIRST, OLD))
 
 
+def test_the_jwk_set_is_that_of_the_disk_at_this_very_moment() -> None:
+    node = Node(FIRST)
+    assert node.verifier.jwks()["keys"]
+    node.install(SECOND)  # and confirmed in the same breath: whoever looks there takes this node for fresh
+    assert {jwk["kid"] for jwk in node.verifier.jwks()["keys"]} == {key.kid for key in SECOND.keyset.signing_keys()}
+
+
 def test_a_revoked_key_is_refused_within_100_ms_though_it_was_used_just_now() -> None:
     node = Node(FIRST, confirmed=None)
     good = by(FIRST, OLD)

@@ -21,7 +21,6 @@ class OutsideVerifier:
         """Fetch anew from a node that is fresh; tell whether that was done."""
         if not node.is_fresh():
             return False
-        node.verifier._following.look()  # what is fresh is the disk: the library lags 100 ms behind it
         self._kids = frozenset(jwk["kid"] for jwk in node.verifier.jwks()["keys"])
         self._fetched = self._time.passed
         return True
