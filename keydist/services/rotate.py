@@ -101,17 +101,30 @@ async def plan(command: Command, local: Local, wish: Wish) -> Plan:
 
 
 async def rotate(command: Command, local: Local, wish: Wish, *, seconds: float) -> Rotated:
-    """Rotate, waiting at most `seconds` for the gate.
+    """Rotate, waiting at most `seconds` for the gate; an epoch that leaves its keys alone does not end that.
 
     Raises `NotYetError` where the gate does not open in time, naming the nodes or the time, `OutdatedError` or
     `ForkError` where a node holds something else, and the errors of `advance`.
     """
-    current = await up_to_date(command, local)
-    reader = await _seen(command, current)
-    found = _plan(command, current, reader, wish)
-    if found.replaces_next:
-        return await _replace_next(command, current, found)
-    return await _activate(command, current, found, reader, wish, seconds=seconds)
+    clock = command.node.clock
+    end, current = clock.monotonic() + seconds, await up_to_date(command, local)
+    while True:
+        try:
+            reader = await _seen(command, current)
+            found = _plan(command, current, reader, wish)
+            if found.replaces_next:
+                return await _replace_next(command, current, found)
+            return await _activate(command, current, found, reader, wish, seconds=end - clock.monotonic())
+        except (OutdatedError, ConflictError):
+            before, current = current.held, await up_to_date(command, current.local)
+            if current.held.digest == before.digest or _keys(current.held) != _keys(before):
+                raise  # nobody wrote what was seen, or somebody rotated
+
+
+def _keys(held: Held) -> tuple[str | None, str]:
+    """Return the kids that a rotation is about: what is to sign and what signs."""
+    following = next_key(held)
+    return following.kid if following else None, held.keyset.active.kid
 
 
 async def carry_through(command: Command, first: Rotated, wish: Wish, *, seconds: float) -> Rotated:

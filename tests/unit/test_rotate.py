@@ -580,6 +580,21 @@ async def test_somebody_who_writes_during_the_wait_ends_it() -> None:
     assert operator.clock.monotonic() < 10
 
 
+async def test_an_epoch_that_leaves_the_keys_of_the_rotation_alone_does_not_end_its_wait() -> None:
+    """As where a leader's agent lets a retired key go meanwhile."""
+    operator = Operator(None, *chain(3), since=D - 10)
+    other = Peer(operator.cluster, "node-c")
+
+    def write() -> None:
+        operator.cluster.bucket.put(extend(chain(3)[-1], Change.DROP).envelope)
+        other.beat()
+
+    operator.clock.at(5, write)
+    done = await rotate_with(operator, seconds=600)
+    assert done.done.held.keyset.epoch == 5
+    assert done.previous_kid == chain(3)[-1].keyset.active.kid
+
+
 async def test_a_lost_race_is_a_conflict_and_nothing_is_lost() -> None:
     operator = Operator()
 
@@ -588,10 +603,9 @@ async def test_a_lost_race_is_a_conflict_and_nothing_is_lost() -> None:
             operator.cluster.bucket.put(LATER.envelope)
 
     operator.store.between = race
-    before = operator.held
     found = await failure(rotate_with(operator))
     assert isinstance(found, ConflictError)
-    assert (found.exit_code, operator.held) == (75, before)
+    assert (found.exit_code, operator.held) == (75, LATER)
     assert operator.cluster.bucket.content() == LATER.envelope
 
 
