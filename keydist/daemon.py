@@ -22,7 +22,7 @@ from keydist.core.local import Start
 from keydist.core.record import INSTANCE_HEX
 from keydist.core.restart import Role
 from keydist.core.strict import serialise
-from keydist.errors import ConfigError, KeydistError
+from keydist.errors import ConfigError, HookFailedError, KeydistError
 from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
@@ -180,7 +180,7 @@ class Daemon:
             rehearse_every=config.rehearse_every,
             listeners=(HookListener(hooks, config), MintKeeper(config.runtime_dir)),
             others=(hooks.run,),
-            own_alarms=(node.token_error,) if node.token_error is not None else (),
+            own_alarms=lambda: _own_alarms(node, hooks),
         )
 
     def _count_start(self, node: Machine) -> Start:
@@ -207,6 +207,18 @@ def _check_reload(before: Machine, found: Machine) -> None:
         )
     if found.token_error is not None and before.tokens:
         raise found.token_error
+
+
+def _own_alarms(node: Machine, hooks: Hooks) -> tuple[KeydistError, ...]:
+    token = (node.token_error,) if node.token_error is not None else ()
+    return token + tuple(
+        HookFailedError(
+            f"the hook {name} fails: what it tells has an earlier keyset",
+            expected="it to end with 0 in its time",
+            fix="see hook-failed and hook-output in the log; it is tried again every few minutes",
+        )
+        for name in hooks.failing()
+    )
 
 
 class HookListener:

@@ -230,6 +230,12 @@ class BucketMissingError(TransientError):
     code = "bucket-missing"
 
 
+class HookFailedError(TransientError):
+    """A hook that should run when the key changes did not do its work."""
+
+    code = "hook-failed"
+
+
 class OverdueError(TransientError):
     """A phase of a rotation that should be over by now."""
 

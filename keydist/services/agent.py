@@ -37,7 +37,10 @@ _PINGS: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """Everything an agent needs. `resync` and `rehearse_every` in seconds; `others` run beside it."""
+    """Everything an agent needs. `resync` and `rehearse_every` in seconds.
+
+    `others` run beside it; `own_alarms` is what they, and whoever wired it, have to say at the moment.
+    """
 
     node: Node
     records: NodeRecords
@@ -50,7 +53,7 @@ class Agent:
     rehearse_every: int
     listeners: tuple[Listener, ...] = ()
     others: tuple[Callable[[], Awaitable[None]], ...] = ()
-    own_alarms: tuple[KeydistError, ...] = ()
+    own_alarms: Callable[[], tuple[KeydistError, ...]] = tuple
 
 
 async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) -> NoReturn:
@@ -59,7 +62,7 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
     present = Present(clock=node.clock, disk=node.disk, journal=agent.journal, listeners=agent.listeners)
     reconciler = Reconciler(node, local, agent.genesis)
     announcer = Announcer(node, present, self_, entropy=agent.entropy)
-    present.alarm("start", *agent.own_alarms)
+    present.alarm("own", *agent.own_alarms())
     present.take(local, found=None, how="from-disk")
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -136,6 +139,7 @@ async def _watch(agent: Agent, present: Present) -> None:
 
 def _look_after(agent: Agent, present: Present) -> None:
     held, node = present.held, agent.node
+    present.alarm("own", *agent.own_alarms())
     if held is None:
         return
     now, notes = node.clock.now(), present.notes()

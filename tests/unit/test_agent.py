@@ -9,7 +9,7 @@ import pytest
 from keydist.core.local import Confirmation
 from keydist.core.policy import Policy
 from keydist.core.restart import Role
-from keydist.errors import DiskError, InternalError, TokenError
+from keydist.errors import DiskError, HookFailedError, InternalError, KeydistError, TokenError
 from tests.fakes.memory_store import Fault
 from tests.fakes.virtual_loop import run_virtually
 from tests.material import DAY, NOW, chain, hold, make_keyset
@@ -118,11 +118,28 @@ def test_a_first_key_is_not_made_while_a_live_node_holds_one_and_that_is_told() 
 def test_what_keeps_a_node_from_following_is_an_alarm_from_the_start() -> None:
     async def main() -> None:
         member = Cluster().member("a", Role.FOLLOWER, ONE, tokens=())
-        async with member.running(own_alarms=(TokenError("there is no token"),)):
+        async with member.running(own_alarms=lambda: (TokenError("there is no token"),)):
             await passes(0.01)
             [said] = member.manager.named("ready")
             assert said.startswith("epoch 1, ")
             assert said.endswith(" alarm(s): there is no token")
+
+    run_virtually(main())
+
+
+def test_what_runs_beside_it_alarms_while_it_has_something_to_say() -> None:
+    async def main() -> None:
+        cluster, said = Cluster(), list[KeydistError]()
+        cluster.bucket.put(ONE.envelope)
+        member = cluster.member("a")
+        async with member.running(own_alarms=lambda: tuple(said)):
+            await passes(40)
+            said.append(HookFailedError("the hook fails"))
+            await passes(40)
+            said.clear()
+            await passes(40)
+        assert [event["alarm"].code for event in member.journal.named("alarm")] == ["hook-failed"]  # type: ignore[attr-defined]
+        assert [event["code"] for event in member.journal.named("alarm-over")] == ["hook-failed"]
 
     run_virtually(main())
 

@@ -445,3 +445,11 @@ def test_it_ends_in_time_while_a_hook_runs_and_takes_the_hook_with_it(install: C
     assert agent.stop() == 0
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+def test_a_hook_that_fails_is_an_alarm(install: Callable[..., Host]) -> None:
+    host = install()
+    host.configure(hooks=[{"on": "key", "run": ["/bin/false"], "retries": 0}], heartbeat="1s")
+    agent = host.start()
+    eventually(lambda: [event for event in agent.events("alarm") if event["code"] == "hook-failed"])
+    agent.stop()
