@@ -175,12 +175,14 @@ def test_rotations_in_a_row_while_all_mint_and_verify(fleet: Fleet, traffic: Tra
     memory = {name: member.memory() for name, member in fleet.members.items()}
     seen = rotations(fleet, ROTATIONS - COMMANDED, seconds=4 * PROPAGATION * ROTATIONS)
     command(fleet, "policy", "set", "rotate_every=0s")
-    for _ in range(COMMANDED):
-        answer = command(fleet, "key", "rotate", "--wait")
-        assert (answer["lacking"], answer["previous_kid"]) == ([], seen[-1].keyset.active.kid)
-        seen.append(active(fleet))
-        assert descends(seen[-1], seen[-2])
-    command(fleet, "policy", "set", "rotate_every=1s")
+    try:
+        for _ in range(COMMANDED):
+            answer = command(fleet, "key", "rotate", "--wait")
+            assert (answer["lacking"], answer["previous_kid"]) == ([], seen[-1].keyset.active.kid)
+            seen.append(active(fleet))
+            assert descends(seen[-1], seen[-2])
+    finally:
+        command(fleet, "policy", "set", "rotate_every=1s")
     seconds = time.monotonic() - start
     time.sleep(LIFETIME)  # the last JWTs of the key before live on under the new one
     tally = traffic.pause()
