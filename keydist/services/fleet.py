@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from keydist.core.fleet import HEARTBEATS, Fleet, forgotten, live, sighted
 from keydist.core.record import open_record
-from keydist.errors import KeydistError
+from keydist.errors import ForkError, KeydistError, OutdatedError
 
 if TYPE_CHECKING:
+    from keydist.core.accept import Held
     from keydist.core.envelope import Place
     from keydist.core.record import Record
     from keydist.core.token import BootstrapToken
@@ -76,3 +77,20 @@ class FleetReader:
     def settles_in(self, heartbeat: int, *, since: float) -> float:
         """Return in how many seconds every node that lives has had the time to be heard, reading since `since`."""
         return max(0.0, since + HEARTBEATS * heartbeat - self._clock.monotonic())
+
+
+def is_ahead(record: Record, held: Held) -> KeydistError:
+    """Return what is wrong where a node holds a later keyset than the store, or another one."""
+    if record.lineage != held.keyset.lineage:
+        return ForkError(
+            f"node {record.node} holds a keyset of another lineage",
+            expected=f"lineage {held.keyset.lineage}",
+            found=f"lineage {record.lineage}",
+            fix="decide which side is right; on the node that must change: keydist store resolve --keep store",
+        )
+    return OutdatedError(
+        f"node {record.node} holds a later epoch than the store: no epoch is written until that is settled",
+        expected=f"epoch {held.keyset.epoch}",
+        found=f"epoch {record.epoch}",
+        fix=f"on {record.node}: keydist store backup FILE; here: keydist store restore FILE, keydist store republish",
+    )

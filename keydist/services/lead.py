@@ -19,7 +19,6 @@ from keydist.core.rotation import Drop, Publish, Situation, Step, Wait, decide, 
 from keydist.core.successor import republished_next, rotated, without
 from keydist.errors import (
     ConflictError,
-    ForkError,
     KeydistError,
     OutdatedError,
     TwoInstancesError,
@@ -27,6 +26,7 @@ from keydist.errors import (
 )
 from keydist.services.advance import Advanced, advance
 from keydist.services.defect import defect
+from keydist.services.fleet import is_ahead
 from keydist.services.genesis import fresh_keys
 from keydist.services.living import living
 from keydist.services.pace import jittered, woken
@@ -173,7 +173,7 @@ class Leader:
         found += [_unreadable(name, why) for name, why in sorted(self._reader.refused.items())[:_TOLD]]
         if held is not None:
             found += overdue(self._situation(held, self._present.notes()))
-            found += [_ahead(record, held) for record in self._long_ahead(held, records)]
+            found += [is_ahead(record, held) for record in self._long_ahead(held, records)]
         return tuple(found)
 
 
@@ -232,20 +232,4 @@ def _unreadable(name: str, why: KeydistError) -> KeydistError:
         expected="a record sealed under this cluster's token",
         found=why.message,
         fix="compare the token files: keydist token inspect; where the node is gone: keydist node forget",
-    )
-
-
-def _ahead(record: Record, held: Held) -> KeydistError:
-    if record.lineage != held.keyset.lineage:
-        return ForkError(
-            f"node {record.node} holds a keyset of another lineage",
-            expected=f"lineage {held.keyset.lineage}",
-            found=f"lineage {record.lineage}",
-            fix="decide which side is right; on the node that must change: keydist store resolve --keep store",
-        )
-    return OutdatedError(
-        f"node {record.node} holds a later epoch than the store: no epoch is written until that is settled",
-        expected=f"epoch {held.keyset.epoch}",
-        found=f"epoch {record.epoch}",
-        fix=f"on {record.node}: keydist store backup FILE; here: keydist store restore FILE, keydist store republish",
     )

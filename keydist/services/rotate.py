@@ -19,9 +19,10 @@ from keydist.errors import ConflictError, NotYetError, OutdatedError, UsageError
 from keydist.services.advance import Advanced, advance
 from keydist.services.command import Command, Current, look, up_to_date
 from keydist.services.dates import date
+from keydist.services.fleet import is_ahead
 from keydist.services.genesis import fresh_keys
 from keydist.services.lead import next_kind
-from keydist.services.waiting import check_nobody_ahead, is_ahead, read_fleet, until
+from keydist.services.waiting import check_nobody_ahead, read_fleet, until
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held

@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core.fleet import HEARTBEATS, ahead, holds
-from keydist.errors import ForbiddenError, ForkError, KeydistError, OutdatedError, TransientError
+from keydist.errors import ForbiddenError, KeydistError, TransientError
+from keydist.services.fleet import is_ahead
 from keydist.services.living import living
 
 if TYPE_CHECKING:
@@ -131,23 +132,6 @@ async def check_nobody_ahead(command: Command, held: Held, reader: FleetReader) 
     """
     for record in await surely(command, reader, lambda: ahead(held, reader.live())):
         raise is_ahead(record, held)
-
-
-def is_ahead(record: Record, held: Held) -> KeydistError:
-    """Return the refusal to write under a node that holds something else than the store."""
-    if record.lineage != held.keyset.lineage:
-        return ForkError(
-            f"node {record.node} holds a keyset of another lineage",
-            expected=f"lineage {held.keyset.lineage}",
-            found=f"lineage {record.lineage}",
-            fix="decide which side is right; on the node that must change: keydist store resolve --keep store",
-        )
-    return OutdatedError(
-        f"node {record.node} holds a later epoch than the store",
-        expected=f"epoch {held.keyset.epoch}",
-        found=f"epoch {record.epoch}",
-        fix=f"on {record.node}: keydist store backup FILE; here: keydist store restore FILE, keydist store republish",
-    )
 
 
 async def acknowledged(
