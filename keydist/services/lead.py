@@ -104,10 +104,12 @@ class Leader:
         held = reconciler.local.held
         if held is None or held.digest != basis.digest or present.found is not InStore.SAME:
             return None  # somebody else was faster
-        if self._holds_back(self._situation(held, present.notes())):
-            return None  # it was put back, or a node was heard
+        situation = self._situation(held, present.notes())
+        again = decide(situation)
+        if type(again) is not type(step) or self._holds_back(situation) or self._reader.is_deaf(self._heartbeat):
+            return None  # it was put back, or a node was heard that is ahead or has not acknowledged
         done = await advance(
-            self._node, reconciler.local, lambda held, now: _build(held, now, step, fresh), entropy=self._entropy
+            self._node, reconciler.local, lambda held, now: _build(held, now, again, fresh), entropy=self._entropy
         )
         reconciler.local = done.local
         present.take(done.local, found=InStore.SAME, how=type(step).__name__.lower())

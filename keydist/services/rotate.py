@@ -240,9 +240,9 @@ async def _activate(
     clock = command.node.clock
     end = clock.monotonic() + seconds
     await _until_opens(command, found, seconds)
+    fresh = await fresh_keys(*found.kind, command.entropy)  # before the last look at who has acknowledged
     await _until_acknowledged(command, current, reader, wish, seconds=end - clock.monotonic())
     found = _plan(command, current, reader, wish)  # while it waited, more may have become due
-    fresh = await fresh_keys(*found.kind, command.entropy)
     done = await advance(
         command.node,
         current.local,

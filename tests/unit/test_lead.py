@@ -394,7 +394,15 @@ def slow_keys(member: Member, meanwhile: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["a faster leader", "a command on this node", "a loss of the store", "a reset", "a node that is ahead"]
+    "what",
+    [
+        "a faster leader",
+        "a command on this node",
+        "a loss of the store",
+        "a reset",
+        "a node that is ahead",
+        "a node that is behind",
+    ],
 )
 def test_what_happens_while_keys_are_made_counts(what: str) -> None:
     async def main() -> None:
@@ -412,6 +420,9 @@ def test_what_happens_while_keys_are_made_counts(what: str) -> None:
                 member.hold(LATER)
             elif what == "a node that is ahead":
                 cluster.records.put("ghost", sealed_record(make_record(LATER, node="ghost", heartbeat=100)))
+            elif what == "a node that is behind":
+                lacking = make_record(HELD, node="ghost", heartbeat=100, digest=bytes(16))
+                cluster.records.put("ghost", sealed_record(lacking))
             elif what == "a reset":
                 MemoryKeysetDisk(member.folder).reset()
             else:

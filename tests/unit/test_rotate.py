@@ -169,6 +169,19 @@ async def test_a_node_that_is_left_out_stops_nothing() -> None:
     assert done.plan.left_out == ("node-c",)
 
 
+async def test_a_node_that_shows_up_while_keys_are_made_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = Operator(None, *chain(2))
+    make = operator.entropy.signing_key
+
+    async def slow(alg: str, bits: int) -> bytes:
+        Peer(operator.cluster, "node-c", chain(1)[-1], follows=False)
+        return await make(alg, bits)
+
+    monkeypatch.setattr(operator.entropy, "signing_key", slow)
+    found = await refused(operator, seconds=30)
+    assert found.message.endswith("next key: node-c")
+
+
 async def test_a_node_that_follows_meanwhile_is_waited_for() -> None:
     operator = Operator(None, *chain(2))
     peer = Peer(operator.cluster, "node-b", chain(1)[-1], follows=False)
