@@ -192,9 +192,9 @@ def overdue(situation: Situation) -> tuple[KeydistError, ...]:
     """Return an alarm for each phase that should have ended a propagation ago."""
     now, grace = situation.now, situation.policy.propagation
     found: list[KeydistError] = []
-    wanted, gate = due(situation), activation(situation)
-    if wanted is not None and now > max(wanted.at, gate.opens) + grace:
-        found.append(_overdue_rotation(wanted, gate, room(situation)))
+    wanted, gate, room_at = due(situation), activation(situation), room(situation)
+    if wanted is not None and now > _due_since(wanted, gate, room_at) + grace:
+        found.append(_overdue_rotation(wanted, gate, room_at))
     late = [kid for kid, at in drop_times(situation) if now > at + grace]
     if late:
         found.append(
@@ -206,6 +206,12 @@ def overdue(situation: Situation) -> tuple[KeydistError, ...]:
             )
         )
     return tuple(found)
+
+
+def _due_since(wanted: Wanted, gate: Gate, room_at: int | None) -> int:
+    """Return since when a rotation could have been; when a count was reached is noted nowhere, only what stops it."""
+    is_stopped = bool(gate.lacking) or room_at is not None
+    return gate.opens if wanted.why == COUNT and is_stopped else max(wanted.at, gate.opens)
 
 
 def _overdue_rotation(wanted: Wanted, gate: Gate, room_at: int | None) -> OverdueError:

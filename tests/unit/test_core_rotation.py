@@ -487,6 +487,17 @@ def test_a_count_does_not_hide_an_overdue_schedule() -> None:
     assert SCHEDULE in alarm.message
 
 
+def test_a_count_that_was_reached_is_overdue_where_something_stops_the_rotation() -> None:
+    live = (counting("alive", 500), make_record(COUNTED, node="late", epoch=2))
+    assert overdue(at(NOW + 2 * D, held=COUNTED, live=live)) == ()
+    (alarm,) = overdue(at(NOW + 2 * D + 1, held=COUNTED, live=live))
+    assert (alarm.message, alarm.found) == (
+        f"a rotation is overdue: {COUNT}",
+        "nodes that have not acknowledged: late",
+    )
+    assert overdue(at(NOW + 2 * D + 1, held=COUNTED, live=live[:1])) == ()
+
+
 def test_an_overdue_drop_names_a_few_keys() -> None:
     keys = crowd(6)
     held = having(*keys)
