@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from keydist.adapters.systemd import ServiceManager
     from keydist.core.accept import Held
     from keydist.core.local import Local
+    from keydist.core.record import Minted
 
 _TOKEN_SECONDS: Final = 2.0
 _LOCK_SECONDS: Final = 0.5
@@ -155,6 +156,7 @@ class Daemon:
     def _agent(self, node: Machine, ports: OpenPorts) -> Agent:
         config = node.config
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
+        mints = MintKeeper(config.runtime_dir)
         return Agent(
             node=Node(
                 store=ports.store,
@@ -174,11 +176,11 @@ class Daemon:
                 start=self._count_start(node),
                 version=self._version,
                 heartbeat=config.heartbeat,
-                minted=lambda: read_mints(config.runtime_dir),
+                minted=mints.minted,
             ),
             resync=config.resync,
             rehearse_every=config.rehearse_every,
-            listeners=(HookListener(hooks, config), MintKeeper(config.runtime_dir)),
+            listeners=(HookListener(hooks, config), mints),
             others=(hooks.run,),
             own_alarms=lambda: _own_alarms(node, hooks),
         )
@@ -245,12 +247,26 @@ class HookListener:
 
 
 class MintKeeper:
-    """Lets the counts go of keys that left the keyset; see `keydist.ports.Listener`."""
+    """Counts what was minted on this node, and lets the counts go of keys that left the keyset; a `Listener`.
+
+    What ended processes counted is folded at each reading: each leaves files, and there may be many in an hour.
+    """
 
     def __init__(self, runtime_dir: str) -> None:
         self._runtime_dir = runtime_dir
+        self._kids: frozenset[str] | None = None
 
     def changed(self, held: Held) -> None:
         """Fold what ended processes counted."""
+        self._kids = frozenset(key.kid for key in held.keyset.keys)
+        self._fold(self._kids)
+
+    def minted(self) -> Mapping[str, Minted]:
+        """Return what all processes minted."""
+        if self._kids is not None:
+            self._fold(self._kids)
+        return read_mints(self._runtime_dir)
+
+    def _fold(self, kids: frozenset[str]) -> None:
         with suppress(KeydistError):
-            fold_mints(self._runtime_dir, frozenset(key.kid for key in held.keyset.keys))
+            fold_mints(self._runtime_dir, kids)

@@ -31,6 +31,8 @@ TOTAL: Final = "total.json"
 _FOLDING: Final = "folding"
 _MOST: Final = 65_536
 _PROCESSES: Final = 64
+_AT_ONCE: Final = 256
+"""So many files are folded in one go: each is held open until it is gone, and a process may open a thousand."""
 _SECONDS: Final = 1.0
 _READABLE: Final = 0o750
 """The runtime directory's mode where a group reads the PEM in it; the folder below is the owner's alone."""
@@ -142,7 +144,7 @@ def read_mints(runtime_dir: str) -> Counts:
 
 
 def fold_mints(runtime_dir: str, keep: frozenset[str]) -> None:
-    """Move the counts of dead processes into the total, and keep there only the kids in `keep`.
+    """Move the counts of dead processes, of many in several turns, into the total, and keep only the kids in `keep`.
 
     Where another process is at it, or none ever minted, nothing is done. Raises `DiskError` and the like.
     """
@@ -153,6 +155,8 @@ def fold_mints(runtime_dir: str, keep: frozenset[str]) -> None:
         before = _read(folder, TOTAL)
         total, gone = dict(before), []
         for lock in (name for name in folder.names() if name.endswith(".lock")):
+            if len(gone) >= 2 * _AT_ONCE:
+                break
             name = lock.removesuffix(".lock") + ".json"
             if stack.enter_context(folder.locked(lock)):  # and held until its files are gone
                 _add(total, _read(folder, name))

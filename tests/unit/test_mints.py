@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import shutil
 import stat
 import threading
@@ -14,8 +15,9 @@ import pytest
 
 from keydist.adapters.mints import MintCounter, fold_mints, read_mints
 from keydist.core.record import Minted
+from keydist.daemon import MintKeeper
 from tests.fakes.clock import VirtualClock
-from tests.material import NOW, sig_key
+from tests.material import NOW, hold, make_keyset, sig_key
 
 KID, OTHER = sig_key("A").kid, sig_key("B").kid
 BOTH = frozenset({KID, OTHER})
@@ -156,6 +158,39 @@ def test_the_dead_are_folded_and_the_living_are_not(runtime: Runtime) -> None:
     runtime.fold()
     assert runtime.files() == ["total.json"]
     assert runtime.read()[KID] == Minted(3, NOW + 5)
+
+
+def test_more_processes_than_files_can_be_open_are_folded_by_and_by(runtime: Runtime) -> None:
+    for _ in range(20):
+        counter = runtime.counter()
+        counter.minted(KID, NOW + 60)
+        counter.close()
+    folder = runtime.path / "mints"
+    (content,) = {file.read_bytes() for file in folder.glob("*.json")}
+    for number in range(300):
+        for suffix, data in ((".json", content), (".lock", b"")):
+            (folder / f"99999-{number}{suffix}").write_bytes(data)
+            (folder / f"99999-{number}{suffix}").chmod(0o600)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 300, limits[1]))
+    try:
+        runtime.fold()
+        runtime.fold()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert runtime.files() == ["total.json"]
+    assert runtime.read() == {KID: Minted(320, NOW + 60)}
+
+
+def test_an_agent_folds_whenever_it_reads(runtime: Runtime) -> None:
+    keeper = MintKeeper(str(runtime.path))
+    keeper.changed(hold(make_keyset(1)))
+    for number in range(1, 4):
+        counter = runtime.counter()
+        counter.minted(KID, NOW + 60)
+        counter.close()
+        assert keeper.minted() == {KID: Minted(number, NOW + 60)}
+        assert runtime.files() == ["total.json"]
 
 
 def test_keys_that_are_gone_leave_the_total(runtime: Runtime) -> None:
