@@ -153,7 +153,8 @@ def fold_mints(runtime_dir: str, keep: frozenset[str]) -> None:
         if folder is None or not stack.enter_context(folder.locked(_FOLDING)):
             return
         before = _read(folder, TOTAL)
-        total, gone = dict(before), []
+        total = dict(before)
+        gone: list[str] = []
         for lock in (name for name in folder.names() if name.endswith(".lock")):
             if len(gone) >= 2 * _AT_ONCE:
                 break

@@ -172,7 +172,7 @@ def test_more_processes_than_files_can_be_open_are_folded_by_and_by(runtime: Run
             (folder / f"99999-{number}{suffix}").write_bytes(data)
             (folder / f"99999-{number}{suffix}").chmod(0o600)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 300, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 300, limits[1]))
     try:
         runtime.fold()
         runtime.fold()
