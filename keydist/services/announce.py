@@ -12,6 +12,7 @@ from keydist.core.envelope import RND_BYTES
 from keydist.core.keyset import State
 from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record
 from keydist.core.restart import Role
+from keydist.core.token import ID_BYTES, SECRET_BYTES, BootstrapToken
 from keydist.errors import BucketMissingError
 from keydist.services.defect import defect
 from keydist.services.pace import Backoff, jittered, woken
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from keydist.core.accept import Held
     from keydist.core.local import Start
     from keydist.core.record import Minted
-    from keydist.core.token import BootstrapToken
     from keydist.ports import Entropy, NodeRecords
     from keydist.services.node import Node
     from keydist.services.present import Present
@@ -58,16 +58,21 @@ class Announcer:
         self._counter = self_.start.number * _STARTS_AT
 
     def answer(self) -> bytes | None:
-        """Return a record for who asks `keydist.who`; None also where none can be made."""
+        """Return a record for who asks `keydist.who`; None without a keyset, and where none can be made.
+
+        Without a token it is sealed under one that nobody has: that forbids a first key as any answer does.
+        """
         with suppress(Exception):  # it is told where the record is written: who asks can do nothing about it
-            return self.record()
+            held = self._present.held
+            return None if held is None else self._sealed(held, self._token() or self._nobodys(), leaving=False)
         return None
 
     def record(self, *, leaving: bool = False) -> bytes | None:
         """Return a sealed record of this moment; None without a keyset, or without a token to seal it."""
         held, token = self._present.held, self._token()
-        if held is None or token is None:
-            return None
+        return None if held is None or token is None else self._sealed(held, token, leaving=leaving)
+
+    def _sealed(self, held: Held, token: BootstrapToken, *, leaving: bool) -> bytes:
         self._counter += 1
         return seal_record(
             self._record(held, leaving=leaving),
@@ -77,6 +82,9 @@ class Announcer:
             rnd=self._entropy.random(RND_BYTES),
             iv=self._entropy.random(IV_BYTES),
         )
+
+    def _nobodys(self) -> BootstrapToken:
+        return BootstrapToken(token_id=self._entropy.random(ID_BYTES).hex(), secret=self._entropy.random(SECRET_BYTES))
 
     def _token(self) -> BootstrapToken | None:
         held, tokens = self._present.held, self._node.demands.tokens

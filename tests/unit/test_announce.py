@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from keydist.core.envelope import Place
 from keydist.core.record import MAX_ALARMS, Minted, Record, open_record
 from keydist.core.restart import Role
-from keydist.errors import DiskError, KeydistError
+from keydist.errors import DiskError, KeydistError, RefusedGenesisError
+from keydist.services.living import refuse_where_living
 from tests.fakes.memory_records import Fate, MemoryRecords
 from tests.fakes.memory_store import Fault
 from tests.fakes.virtual_loop import run_virtually
@@ -214,15 +216,32 @@ def test_a_missing_bucket_is_made_by_a_leader_and_told_by_a_follower(role: Role,
     run_virtually(main())
 
 
-@pytest.mark.parametrize("lacks", ["keyset", "token"])
-def test_without_a_keyset_or_a_token_nothing_is_said_nor_answered(lacks: str) -> None:
+def test_without_a_keyset_nothing_is_said_nor_answered() -> None:
     async def main() -> None:
         cluster = Cluster()
-        member = cluster.member("a") if lacks == "keyset" else begun(cluster, tokens=())
         watching = Watching(cluster)
-        async with member.running():
+        async with cluster.member("a").running():
             await passes(5 * HEARTBEAT)
             assert await watching.view.ask_living(1) == ()
+        assert cluster.records.publishes == []
+
+    run_virtually(main())
+
+
+def test_without_a_token_nothing_is_said_but_no_first_key_is_made_past_this_node() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        member = begun(cluster, tokens=())
+        cluster.bucket.wipe()
+        async with member.running():
+            await passes(5 * HEARTBEAT)
+            with pytest.raises(RefusedGenesisError, match="cannot be opened"):
+                await refuse_where_living(MemoryRecords(cluster.records), place=PLACE, tokens=(TOKEN,))
+            async with cluster.member("fresh", Role.LEADER).running():
+                await passes(5 * HEARTBEAT)
+                assert cluster.bucket.content() is None
+            elsewhere = Place(cluster="another", location=PLACE.location)
+            await refuse_where_living(MemoryRecords(cluster.records), place=elsewhere, tokens=(TOKEN,))
         assert cluster.records.publishes == []
 
     run_virtually(main())
