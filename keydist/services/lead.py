@@ -149,8 +149,8 @@ class Leader:
 
     def _is_recent(self, notes: Notes) -> bool:
         return notes.republished is not None and (
-            self._node.clock.now() < notes.republished + HEARTBEATS * self._heartbeat
-        )
+            abs(self._node.clock.now() - notes.republished) < HEARTBEATS * self._heartbeat
+        )  # a time far ahead is of a clock that was wrong then
 
     def _holds_back(self, situation: Situation) -> bool:
         """Tell whether no epoch may be written now, whatever is due."""

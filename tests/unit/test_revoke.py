@@ -175,6 +175,13 @@ async def test_a_fleet_that_cannot_be_seen_stops_nothing(fault: Fault) -> None:
     assert operator.held.keyset.epoch == 4
 
 
+async def test_a_clock_that_was_years_ahead_when_the_store_was_healed_delays_no_revocation() -> None:
+    operator = Operator(None, *chain(3))
+    operator.disk.note_done(republished=operator.clock.now() + 10 * 365 * DAY)
+    done = await revoke(operator.command, operator.local, kids=None, reason="leak")
+    assert done.held.keyset.epoch == 4
+
+
 async def test_old_revocations_and_keys_make_room() -> None:
     operator = Operator(None, *chain(3), since=60 * DAY)
     found = await plan_with(operator, ACTIVE)
