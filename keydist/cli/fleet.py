@@ -125,7 +125,7 @@ async def _once(view: _View, options: FleetOptions) -> int:
     if options.as_json:
         print_json(view.facts(look))
     else:
-        screen.print(view.frame(look))
+        screen.keep(view.frame(look))
     return view.exit_code(look)
 
 
@@ -165,5 +165,5 @@ async def _again(survey: Survey) -> tuple[KeydistError, ...]:
 def _append(view: _View, look: Look, screen: Screen) -> None:
     print_line(date(view.node.clock.now()))
     tell_alarms(view.stands.alarms)
-    screen.print(view.frame(look))
+    screen.keep(view.frame(look))
     print_line("")

@@ -42,7 +42,7 @@ class LiveScreen:
         text.append(f"\n{note}", style="dim")
         self._live.update(text, refresh=True)
 
-    def print(self, frame: Frame) -> None:
+    def keep(self, frame: Frame) -> None:
         """Print, to stay; see `Screen`."""
         with self._console.capture() as captured:
             self._console.print(self._text(frame))

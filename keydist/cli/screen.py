@@ -27,7 +27,7 @@ class Screen(Protocol):
         """Draw in place of what was drawn; nothing where nothing can be drawn over."""
         ...
 
-    def print(self, frame: Frame) -> None:
+    def keep(self, frame: Frame) -> None:
         """Print, to stay. Raises `DiskError`."""
         ...
 
@@ -60,7 +60,7 @@ class PlainScreen:
     def show(self, frame: Frame, *, note: str, alarms: tuple[KeydistError, ...] = ()) -> None:
         """Draw nothing."""
 
-    def print(self, frame: Frame) -> None:
+    def keep(self, frame: Frame) -> None:
         """Print, to stay; see `Screen`."""
         for line in lines(frame, width=self._width):
             print_line("".join(span.text for span in line))

@@ -20,6 +20,7 @@ from keydist.adapters.nats.wire import Heard
 from keydist.errors import CredentialsRefusedError, ForbiddenError, TransientError, UnreachableError
 
 StartServer = Callable[..., EmbeddedServer]
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 ACCOUNTS = """
 accounts {
@@ -59,6 +60,29 @@ def descriptors() -> int:
 
 
 # --- each kind of loss --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def listening(talk: Talk, **options: int) -> AsyncIterator[str]:
+    """Serve connections and yield the address; at the end every connection is over and every handler has ended."""
+    writers: list[asyncio.StreamWriter] = []
+    handlers: list[asyncio.Task[None]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.append(task)
+        writers.append(writer)
+        await talk(reader, writer)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, **options)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*handlers, return_exceptions=True)
 
 
 class Script:
@@ -110,9 +134,7 @@ async def test_each_loss_wakes_who_waits_fails_who_asks_and_is_mended(
     ending: bytes | None, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     script = Script(ending)
-    server = await asyncio.start_server(script.talk, "127.0.0.1", 0)
-    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, connection(url, request_seconds=0.2) as made:
+    async with listening(script.talk) as url, connection(url, request_seconds=0.2) as made:
         for number in (1, 2):
             with pytest.raises(TransientError):
                 await made.request("silent")
@@ -153,9 +175,7 @@ async def test_a_half_open_link_is_noticed(nats_server: EmbeddedServer, monkeypa
         upstream = await asyncio.open_connection("127.0.0.1", nats_server.port)
         await asyncio.gather(copy(reader, upstream[1]), copy(upstream[0], writer))
 
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, connection(url) as made:
+    async with listening(relay) as url, connection(url) as made:
         await made.request("nobody.there")
         await made.wait_for_notice("changed", 0.0)
         await made.wait_for_notice("changed", 1.0)  # pings keep it
@@ -188,9 +208,7 @@ async def test_a_peer_that_takes_nothing_more_holds_up_no_close(
         writer.close()
 
     monkeypatch.setattr(dialing, "_PING_SECONDS", 0.1 if first_lost else 10)
-    server = await asyncio.start_server(talk, "127.0.0.1", 0, limit=1024)
-    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, connection(url, request_seconds=0.01) as made:
+    async with listening(talk, limit=1024) as url, connection(url, request_seconds=0.01) as made:
         made.subscribe("some.*", lambda _message: None)
         with pytest.raises(TransientError):
             await made.request("x")
@@ -255,9 +273,7 @@ async def test_who_is_told_of_a_loss_by_a_failure_is_not_woken_too() -> None:
 
 async def test_a_loss_between_two_waits_is_not_missed() -> None:
     script = Script(None)
-    server = await asyncio.start_server(script.talk, "127.0.0.1", 0)
-    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, connection(url, request_seconds=0.1) as made:
+    async with listening(script.talk) as url, connection(url, request_seconds=0.1) as made:
         with pytest.raises(TransientError):
             await made.request("silent")
         script.end()
@@ -285,9 +301,7 @@ async def test_many_who_ask_where_nobody_is_share_one_try() -> None:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, connection(url, connect_seconds=0.3) as made, asyncio.timeout(2):
+    async with listening(talk) as url, connection(url, connect_seconds=0.3) as made, asyncio.timeout(2):
         failures = await asyncio.gather(*(made.request("x") for _ in range(50)), return_exceptions=True)
         assert {type(failure) for failure in failures} == {UnreachableError}
         assert len(heard) == 1
