@@ -48,13 +48,20 @@ class NodeState(StrEnum):
     FORKED = "forked"
 
 
-def sighted(fleet: Fleet, record: Record, *, now: float) -> Fleet:
-    """Return the fleet after a record was read at `now`; one that is repeated or late changes nothing."""
+def sighted(fleet: Fleet, record: Record, *, now: float, superseded: frozenset[str] = frozenset()) -> Fleet:
+    """Return the fleet after a record was read at `now`; one that is repeated or late changes nothing.
+
+    A record under a `superseded` token takes no other's place, and gives way to any other whatever its counter says.
+    """
     who = (record.node, record.instance, record.machine)
     before = fleet.get(who)
-    if before is not None and record.counter <= before.record.counter:
+    if before is not None and _rank(record, superseded) <= _rank(before.record, superseded):
         return fleet
     return {**fleet, who: Sighting(record=record, rose=now)}
+
+
+def _rank(record: Record, superseded: frozenset[str]) -> tuple[bool, int]:
+    return record.sealed not in superseded, record.counter
 
 
 def forgotten(fleet: Fleet, *, now: float, after: float) -> Fleet:
@@ -84,15 +91,22 @@ def lacking(held: Held, records: Collection[Record]) -> tuple[str, ...]:
 
 
 def holds(record: Record, held: Held) -> bool:
-    """Tell whether a node says that it uses exactly this keyset."""
+    """Tell whether a node says that it uses exactly this keyset, under the token that the keyset is sealed under."""
     keyset = held.keyset
+    if record.sealed not in ("", held.token_id):
+        return False
     return (record.lineage, record.epoch, record.digest) == (keyset.lineage, keyset.epoch, held.digest)
 
 
-def ahead(held: Held, records: Collection[Record]) -> tuple[Record, ...]:
-    """Return the records that show a later epoch than `held`, or another lineage."""
+def ahead(held: Held, records: Collection[Record], *, superseded: frozenset[str] = frozenset()) -> tuple[Record, ...]:
+    """Return the records that show a later epoch than `held`, or another lineage.
+
+    What is sealed under a `superseded` token counts for nothing here: whoever that token leaked to could stop every
+    change, the revocation of what leaked among them.
+    """
     keyset = held.keyset
-    return tuple(record for record in records if record.epoch > keyset.epoch or record.lineage != keyset.lineage)
+    trusted = [record for record in records if record.sealed not in superseded]
+    return tuple(record for record in trusted if record.epoch > keyset.epoch or record.lineage != keyset.lineage)
 
 
 class NodeView(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core.accept import check_place
@@ -83,6 +83,8 @@ class Record:
     version: str
     alarms: tuple[str, ...] = ()
     leaving: bool = False
+    sealed: str = field(default="", compare=False, repr=False)
+    """The id of the token that it was opened with; not a part of it."""
 
 
 def record_place(place: Place, node: str) -> Place:
@@ -146,7 +148,8 @@ def open_record(raw: bytes, *, node: str, place: Place, tokens: tuple[BootstrapT
             fix="compare the token files of both nodes: keydist token inspect",
         )
     plaintext = open_envelope(envelope, token)
-    return _parse(plaintext, lineage=envelope.header.lineage, epoch=envelope.header.epoch, node=node)
+    record = _parse(plaintext, lineage=envelope.header.lineage, epoch=envelope.header.epoch, node=node)
+    return replace(record, sealed=token.token_id)
 
 
 def _parse(plaintext: bytes, *, lineage: str, epoch: int, node: str) -> Record:

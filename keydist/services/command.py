@@ -42,8 +42,15 @@ class Command:
 
     def reader(self) -> FleetReader:
         """Return a reader that has not seen anybody yet."""
-        demands = self.node.demands
-        return FleetReader(self.records, self.node.clock, place=demands.place, tokens=demands.tokens)
+        demands, floor = self.node.demands, self.node.disk.load(self.node.demands.tokens).floor
+        superseded = floor.superseded if floor else frozenset[str]()
+        return FleetReader(
+            self.records,
+            self.node.clock,
+            place=demands.place,
+            tokens=demands.tokens,
+            superseded=lambda: superseded,
+        )
 
 
 class Current(NamedTuple):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keydist.core.fleet import HEARTBEATS, Fleet, forgotten, live, sighted
+from keydist.core.fleet import HEARTBEATS, Fleet, ahead, forgotten, live, sighted
 from keydist.core.record import open_record
 from keydist.errors import ForkError, KeydistError, OutdatedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keydist.core.accept import Held
     from keydist.core.envelope import Place
     from keydist.core.record import Record
@@ -23,11 +25,21 @@ _DEAF_HEARTBEATS = 1.5
 class FleetReader:
     """The fleet as this process sees it; nothing is kept on disk, so that a node must be heard to count."""
 
-    def __init__(self, records: NodeRecords, clock: Clock, *, place: Place, tokens: tuple[BootstrapToken, ...]) -> None:
+    def __init__(
+        self,
+        records: NodeRecords,
+        clock: Clock,
+        *,
+        place: Place,
+        tokens: tuple[BootstrapToken, ...],
+        superseded: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        """`superseded` tells the ids of the tokens that this node has seen replaced."""
         self._records = records
         self._clock = clock
         self._place = place
         self._tokens = tokens
+        self.superseded = superseded
         self.fleet: Fleet = {}
         self.refused: dict[str, KeydistError] = {}
         """Why the last record of a name could not be opened."""
@@ -55,13 +67,17 @@ class FleetReader:
         """Take in a record that was opened."""
         now = self._clock.monotonic()
         kept = forgotten(self.fleet, now=now, after=_KEPT_SECONDS)
-        self.fleet = sighted(kept, record, now=now)
+        self.fleet = sighted(kept, record, now=now, superseded=self.superseded())
         if self.fleet is not kept:
             self._rose = now
 
     def live(self) -> tuple[Record, ...]:
         """Return the records of the nodes that live."""
         return live(self.fleet, now=self._clock.monotonic())
+
+    def ahead(self, held: Held) -> tuple[Record, ...]:
+        """Return the records of the living that show a later epoch than `held`, or another lineage."""
+        return ahead(held, self.live(), superseded=self.superseded())
 
     def records(self) -> tuple[Record, ...]:
         """Return the last record of every instance that was seen."""
@@ -92,5 +108,6 @@ def is_ahead(record: Record, held: Held) -> KeydistError:
         f"node {record.node} holds a later epoch than the store: no epoch is written until that is settled",
         expected=f"epoch {held.keyset.epoch}",
         found=f"epoch {record.epoch}",
-        fix=f"on {record.node}: keydist store backup FILE; here: keydist store restore FILE, keydist store republish",
+        fix=f"on {record.node}: keydist store backup FILE; here: keydist store restore FILE, keydist store republish;"
+        f" where that node is gone: keydist node forget {record.node} --force",
     )

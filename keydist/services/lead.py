@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from keydist.core.fleet import HEARTBEATS, ahead, doubled
+from keydist.core.fleet import HEARTBEATS, doubled
 from keydist.core.jwk import bits_of
 from keydist.core.keyset import State
 from keydist.core.restart import InStore
@@ -159,12 +159,12 @@ class Leader:
             return True
         if self._reader.settles_in(self._heartbeat, since=max(self._since, found)) > 0:
             return True
-        return bool(ahead(situation.held, situation.live))
+        return bool(self._reader.ahead(situation.held))
 
-    def _long_ahead(self, held: Held, records: tuple[Record, ...]) -> list[Record]:
+    def _long_ahead(self, held: Held) -> list[Record]:
         """Return who has been ahead of the store for a heartbeat: who hears of a new epoch first is no matter."""
         now = self._node.clock.monotonic()
-        found = ahead(held, records) if self._present.found is InStore.SAME else ()
+        found = self._reader.ahead(held) if self._present.found is InStore.SAME else ()
         self._ahead = {record.node: self._ahead.get(record.node, now) for record in found}
         return [record for record in found if now - self._ahead[record.node] >= self._heartbeat]
 
@@ -175,7 +175,7 @@ class Leader:
         found += [_unreadable(name, why) for name, why in sorted(self._reader.refused.items())[:_TOLD]]
         if held is not None:
             found += overdue(self._situation(held, self._present.notes()))
-            found += [is_ahead(record, held) for record in self._long_ahead(held, records)]
+            found += [is_ahead(record, held) for record in self._long_ahead(held)]
         return tuple(found)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core.crypto import RSA_ALGS
-from keydist.core.fleet import ahead, holds
+from keydist.core.fleet import holds
 from keydist.core.jwk import bits_of
 from keydist.core.keyset import State
 from keydist.core.rotation import Situation, activation, droppable, outlives, publication, room
@@ -283,7 +283,7 @@ async def _until_acknowledged(
     """Wait until every live node has the next key. Raises `NotYetError`, naming them, and where one is ahead."""
 
     def missing() -> tuple[str, ...]:
-        for record in ahead(current.held, reader.live()):
+        for record in reader.ahead(current.held):
             raise is_ahead(record, current.held)  # somebody wrote an epoch meanwhile
         return activation(_situation(command, current, reader, wish)).lacking
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from keydist.core.fleet import HEARTBEATS, ahead, holds
+from keydist.core.fleet import HEARTBEATS, holds
 from keydist.errors import ForbiddenError, KeydistError, TransientError
 from keydist.services.fleet import is_ahead
 from keydist.services.living import living
@@ -130,7 +130,7 @@ async def check_nobody_ahead(command: Command, held: Held, reader: FleetReader) 
 
     Raises `OutdatedError`, `ForkError`.
     """
-    for record in await surely(command, reader, lambda: ahead(held, reader.live())):
+    for record in await surely(command, reader, lambda: reader.ahead(held)):
         raise is_ahead(record, held)
 
 

@@ -167,3 +167,25 @@ def test_living_twins_are_an_alarm_and_leaving_or_silent_ones_are_not() -> None:
 
 def test_an_empty_fleet_has_no_rows() -> None:
     assert view({}, first(), now=0.0) == ()
+
+
+# --- a token that leaked ------------------------------------------------------------------------
+
+
+def test_who_says_it_under_a_replaced_token_is_not_ahead_and_acknowledges_nothing() -> None:
+    held = chain(2)[-1]
+    forged = make_record(held, epoch=10**6, sealed=OTHER_TOKEN.token_id)
+    assert ahead(held, (forged,)) == (forged,)  # it may be the next token: nobody saw it replaced
+    assert ahead(held, (forged,), superseded=frozenset({OTHER_TOKEN.token_id})) == ()
+    assert not holds(make_record(held, sealed=OTHER_TOKEN.token_id), held)
+    assert holds(make_record(held, sealed=held.token_id), held)
+
+
+def test_a_record_under_a_replaced_token_takes_no_others_place_whatever_it_counts() -> None:
+    old, held = frozenset({OTHER_TOKEN.token_id}), chain(2)[-1]
+    genuine = make_record(held, counter=5, sealed=held.token_id)
+    forged = make_record(held, counter=10**9, sealed=OTHER_TOKEN.token_id)
+    fleet = sighted({}, genuine, now=1.0, superseded=old)
+    assert sighted(fleet, forged, now=2.0, superseded=old) is fleet
+    fleet = sighted({}, forged, now=1.0, superseded=old)
+    assert [seen.record for seen in sighted(fleet, genuine, now=2.0, superseded=old).values()] == [genuine]

@@ -24,6 +24,7 @@ from keydist.errors import (
 )
 from keydist.services.living import WHO_SECONDS
 from keydist.services.replace_token import Plan, Replaced, Retirable, Wish, check_retirable, plan, replace_token
+from keydist.services.revoke import revoke
 from keydist.services.rotate import Wish as Rotation
 from keydist.services.rotate import rotate
 from keydist.services.waiting import moved
@@ -368,3 +369,15 @@ async def test_a_node_without_a_keyset_or_without_the_store_does_not_know() -> N
     operator = a_node(*chain(2), MOVED)
     operator.store.fail_always("read", Fault.UNREACHABLE)
     assert isinstance(await failure(retirable(operator)), UnreachableError)
+
+
+async def test_whoever_has_the_replaced_token_stops_neither_a_revocation_nor_a_rotation() -> None:
+    resealed = extend(chain(2)[-1], Change.RESEAL, token=OTHER_TOKEN)
+    operator = Operator(None, *chain(2), resealed, tokens=(TOKEN, OTHER_TOKEN))
+    ghost = make_record(resealed, node="ghost", epoch=10**6, heartbeat=86_400, counter=10**9)
+    operator.cluster.records.put("ghost", sealed_record(ghost, token=TOKEN))
+    turn = rotate(operator.command, operator.local, Rotation(without=frozenset({"ghost"})), seconds=5)
+    assert (await turn).done.held.keyset.epoch == 4
+    done = await revoke(operator.command, operator.local, kids=None, reason="leaked")
+    assert done.held.keyset.epoch == 5
+    assert operator.clock.monotonic() < HEARTBEAT
