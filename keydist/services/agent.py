@@ -96,7 +96,13 @@ async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Pres
 async def _lead(agent: Agent, present: Present, reconciler: Reconciler, announcer: Announcer) -> None:
     node, wake = agent.node, present.change()
     demands = node.demands
-    reader = FleetReader(agent.records, node.clock, place=demands.place, tokens=demands.tokens)
+    reader = FleetReader(
+        agent.records,
+        node.clock,
+        place=demands.place,
+        tokens=demands.tokens,
+        superseded=lambda: present.local.floor.superseded if present.local.floor else frozenset(),
+    )
     leader = Leader(
         node,
         present,
