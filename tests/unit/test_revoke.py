@@ -261,17 +261,40 @@ async def test_a_live_node_that_is_ahead_refuses_it_and_a_dead_one_does_not() ->
     assert operator.held.keyset.epoch == 4
 
 
-async def test_a_lost_race_revokes_nothing_and_says_so() -> None:
+@pytest.mark.parametrize("kids", [(ACTIVE,), ()], ids=["one", "all"])
+@pytest.mark.parametrize(
+    "before", [["read_leader"] * 2, ["read_leader"] * 2 + ["replace"]], ids=["building", "writing"]
+)
+async def test_another_leader_that_writes_meanwhile_does_not_stop_it(before: list[str], kids: tuple[str, ...]) -> None:
     operator = Operator(None, *chain(3))
 
-    def race(call: str) -> None:
-        if call == "replace":
+    def race(_call: str) -> None:
+        if operator.store.calls == before:
             operator.cluster.bucket.put(LATER.envelope)
+
+    operator.store.between = race
+    done = await revoke_with(operator, *kids)
+    after = operator.held.keyset
+    assert done.held == operator.held == operator.cluster.held()
+    assert (after.epoch, LATER.digest in after.ancestors) == (5, True)
+    assert {entry.kid for entry in after.revoked} == set(kids or (key.kid for key in LATER.keyset.keys))
+
+
+async def test_a_race_that_is_lost_five_times_revokes_nothing_and_says_so() -> None:
+    operator = Operator(None, *chain(3))
+    writes = 0
+
+    def race(call: str) -> None:
+        nonlocal writes
+        if call == "replace":
+            writes += 1
+            operator.cluster.bucket.put(extend(operator.cluster.held(), Change.ROTATE).envelope)
 
     operator.store.between = race
     found = await failure(revoke_with(operator, ACTIVE))
     assert isinstance(found, ConflictError)
-    assert operator.held == MINE
+    assert writes == 5
+    assert operator.held.keyset.revoked == operator.cluster.held().keyset.revoked == ()
 
 
 @pytest.mark.parametrize("fault", [Fault.LOST_ACKNOWLEDGEMENT, Fault.CONNECTION_LOST])
