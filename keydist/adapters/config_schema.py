@@ -248,7 +248,12 @@ FIELDS: Final[tuple[Field, ...]] = (
     *(Field(name, shape, getattr(Policy(), member), about) for member, (name, shape, about) in _POLICY.items()),
     Field("lineage", _LINEAGE, None, "Pins the lineage, and forbids to generate one.", nullable=True),
     Field("heartbeat", duration_shape(1, 3_600), 30, "How often a node writes its record."),
-    Field("resync", duration_shape(1, 3_600), 45, "The mean pause between looks at the store beside its notices."),
+    Field(
+        "resync",
+        duration_shape(1, 3_600),
+        45,
+        "The mean pause between looks at the store beside its notices; a leader's: at most 5s.",
+    ),
     Field("rehearse_every", _TIME, 2_592_000, "How old the last rehearsal of a backup may be; 0s for never asking."),
     Field("hooks", Shape(_parse_hooks, {"type": "array"}), (), "What runs when the key changes.", nullable=True),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.restart import InStore
+from keydist.core.restart import InStore, Role
 from keydist.errors import ConflictError, KeydistError, TransientError
 from keydist.services.defect import defect
 from keydist.services.pace import Backoff, jittered
@@ -26,6 +26,8 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _REFUSED_PAUSE: Final = 15.0
 _SPREAD: Final = 1 / 3
+_LEADER_RESYNC: Final = 5.0
+"""Who may put a lost keyset back looks so often: not every loss is told, nor ends a connection."""
 _LOOK_SECONDS: Final = 30.0
 """What one look takes at the most, where servers take connections and do not answer."""
 _ANSWERED: Final = frozenset(InStore) - {InStore.UNREACHABLE, InStore.FORBIDDEN}
@@ -40,7 +42,11 @@ async def follow(
     notifier: Notifier,
     resync: float,
 ) -> NoReturn:
-    """Look at the store for ever; `resync` is the mean of the seconds between two looks where nothing is heard."""
+    """Look at the store for ever; `resync` is the mean of the seconds between two looks where nothing is heard.
+
+    For a leader it is five seconds at most.
+    """
+    resync = min(resync, _LEADER_RESYNC) if node.role is Role.LEADER else resync
     silent = Backoff(entropy, first=_FIRST_PAUSE, most=_LONGEST_PAUSE)
     refused = Backoff(entropy, first=_LONGEST_PAUSE, most=_REFUSED_PAUSE)
     while True:

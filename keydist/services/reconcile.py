@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core.restart import Action, InStore, OnDisk, Role, decide
 from keydist.errors import (
@@ -32,8 +32,11 @@ from keydist.services.observe import WHY_ABSENT, Observation, confirmation, lost
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
-    from keydist.core.local import Local
+    from keydist.core.local import Confirmation, Local
     from keydist.services.node import Node
+
+_KEPT_PART: Final = 4
+"""A confirmation is kept again once this part of the freshness is over: most of it is left for what goes wrong."""
 
 
 class Genesis(NamedTuple):
@@ -181,12 +184,19 @@ class Reconciler:
     def _keep_confirmation(self, seen: Observation) -> tuple[KeydistError, ...]:
         """Keep what a leader read confirmed; return as an alarm what stops that. The next read confirms it again."""
         found = confirmation(self.local, seen.sent)
-        if found is not None:
+        if found is not None and not self._is_kept(found):
             try:
                 self._node.disk.confirm(found)
             except (DiskError, BusyError) as exc:
                 return (exc,)
         return ()
+
+    def _is_kept(self, found: Confirmation) -> bool:
+        """Tell whether what is kept says nearly the same: a leader looks more often than a disk should be synced."""
+        kept, held = self.local.confirmation, self.local.held
+        if kept is None or held is None or kept._replace(at=found.at) != found:
+            return False
+        return 0 <= found.at - kept.at <= held.keyset.policy.freshness // _KEPT_PART
 
     def _keep_refused(self, seen: Observation) -> None:
         """Keep what was refused for inspection; a later version is no damage."""

@@ -172,8 +172,13 @@ def test_a_lock_that_is_not_given_stops_neither_the_watchdog_nor_the_end(install
     assert max(later - sooner for sooner, later in pairwise(found)) < 2
 
 
-def test_idle_nothing_is_written_but_the_last_confirmation(install: Callable[..., Host]) -> None:
-    host = install(heartbeat="1s", resync="1s")
+@pytest.mark.parametrize(
+    ("freshness", "written"), [("3s", {"state/confirmed.json"}), ("2m", set())], ids=["due", "not due yet"]
+)
+def test_idle_nothing_is_written_but_a_confirmation_that_is_due(
+    install: Callable[..., Host], freshness: str, written: set[str]
+) -> None:
+    host = install(heartbeat="1s", resync="1s", policy={"freshness": freshness})
     agent = host.start()
     agent.wait_for("READY=1")
     eventually((host.state / "confirmed.json").exists)
@@ -181,7 +186,7 @@ def test_idle_nothing_is_written_but_the_last_confirmation(install: Callable[...
     before = stamps(host)
     pause(3)
     changed = {name for name, stamp in stamps(host).items() if before.get(name) != stamp}
-    assert changed == {"state/confirmed.json"}
+    assert changed == written
     assert agent.stop() == 0
 
 

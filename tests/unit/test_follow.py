@@ -10,6 +10,8 @@ from itertools import pairwise
 import pytest
 
 from keydist.core.accept import Held
+from keydist.core.local import Confirmation
+from keydist.core.policy import Policy
 from keydist.core.restart import InStore, Role
 from keydist.errors import BusyError, CorruptError, DiskError, DiskFullError, UnsafeFileError
 from keydist.services.follow import follow
@@ -28,6 +30,7 @@ from tests.material import (
     chain,
     extend,
     first,
+    hold,
     make_keyset,
     seal_for,
 )
@@ -39,7 +42,7 @@ SOON = 2.1
 
 
 @asynccontextmanager
-async def following(member: Member) -> AsyncIterator[Present]:
+async def following(member: Member, *, resync: float = RESYNC) -> AsyncIterator[Present]:
     """Follow meanwhile; it must not end by itself."""
     present = member.present()
     work = follow(
@@ -48,7 +51,7 @@ async def following(member: Member) -> AsyncIterator[Present]:
         present,
         entropy=member.entropy,
         notifier=member.manager,
-        resync=RESYNC,
+        resync=resync,
     )
     task = asyncio.get_running_loop().create_task(work)
     try:
@@ -67,6 +70,19 @@ def codes(present: Present) -> list[str]:
 def pauses(member: Member) -> list[float]:
     """Return the seconds between looks; what one look asks more than once counts once."""
     return [later - sooner for sooner, later in pairwise(member.looks) if later > sooner]
+
+
+def written_by(member: Member) -> list[int]:
+    """Return the times that the confirmations say which a node writes from now on."""
+    written: list[int] = []
+    confirm = member.disk.confirm
+
+    def noted(confirmation: Confirmation) -> None:
+        written.append(confirmation.at)
+        confirm(confirmation)
+
+    member.disk.confirm = noted  # type: ignore[method-assign]
+    return written
 
 
 # --- when ---------------------------------------------------------------------------------------
@@ -141,6 +157,103 @@ def test_beside_notices_the_store_is_looked_at_between_30_and_60_seconds() -> No
         found = pauses(member)
         assert 30 <= min(found) < 35
         assert 55 < max(found) <= 60
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("accident", [MemoryBucket.purge, MemoryBucket.wipe, MemoryBucket.drop])
+def test_a_leader_heals_within_seconds_what_nobody_tells_it_of(accident: Callable[[MemoryBucket], None]) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.bucket.put(ONE.envelope)
+        member = cluster.member("a", Role.LEADER, ONE)
+        async with following(member) as present:
+            await passes(300)
+            accident(cluster.bucket)
+            cluster.bucket.exists = True
+            await passes(10)
+            assert cluster.bucket.content() == ONE.envelope
+            assert present.found is InStore.SAME
+
+    run_virtually(main())
+
+
+def test_a_leader_looks_less_than_seven_seconds_apart_and_not_more_often_than_its_resync() -> None:
+    async def looks(resync: float) -> list[float]:
+        cluster = Cluster()
+        cluster.bucket.put(ONE.envelope)
+        member = cluster.member("a", Role.LEADER, ONE)
+        async with following(member, resync=resync):
+            await passes(600)
+        return pauses(member)
+
+    async def main() -> None:
+        found = await looks(RESYNC)
+        assert 3.3 < min(found) < 4
+        assert 6 < max(found) < 6.7
+        assert max(await looks(1.0)) < 1.4
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize(("freshness", "least"), [(120, 30), (60, 15), (3, 0), (2, 0), (1, 0)])
+def test_a_leader_keeps_a_confirmation_while_most_of_the_freshness_is_left(freshness: int, least: int) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        held = hold(make_keyset(policy=Policy(freshness=freshness)))
+        cluster.bucket.put(held.envelope)
+        member = cluster.member("a", Role.LEADER, held)
+        written = written_by(member)
+        async with following(member):
+            await passes(1800)
+        gaps = [later - sooner for sooner, later in pairwise(written)]
+        assert least < min(gaps) <= max(gaps) <= least + 8
+        if least == 0:
+            assert len(written) == len(member.looks)
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize(
+    ("kept", "at", "writes"),
+    [
+        (TWO, 0, False),
+        (TWO, -30, False),
+        (TWO, -31, True),
+        (TWO, 1, True),
+        (ONE, 0, True),
+        (OTHER_SIDE, 0, True),
+        (None, 0, True),
+    ],
+    ids=["now", "just", "old", "ahead", "another epoch", "another side", "nothing"],
+)
+@pytest.mark.parametrize("role", Role)
+def test_what_is_kept_already_is_not_kept_again(role: Role, kept: Held | None, at: int, *, writes: bool) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.bucket.put(TWO.envelope)
+        member = cluster.member("a", role, ONE, TWO)
+        if kept is not None:
+            member.disk.confirm(Confirmation(epoch=kept.keyset.epoch, digest=kept.digest, at=member.clock.now() + at))
+        written = written_by(member)
+        async with following(member) as present:
+            await passes(1)
+            assert codes(present) == []
+        assert written == ([NOW] if writes else [])
+
+    run_virtually(main())
+
+
+def test_a_confirmation_that_another_process_removes_is_kept_again() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.bucket.put(TWO.envelope)
+        member = cluster.member("a", Role.LEADER, ONE, TWO)
+        async with following(member):
+            await passes(1)
+            MemoryKeysetDisk(member.folder).reset()
+            await passes(7)
+            assert member.folder.confirmation is not None
 
     run_virtually(main())
 
