@@ -37,7 +37,12 @@ WithoutOption = Annotated[
 
 
 def operate(node: Machine, work: Callable[[Command], Awaitable[T]]) -> T:
-    """Run a coroutine that needs the store and the fleet's records, and close both behind it."""
+    """Run a coroutine that needs the store and the fleet's records, and close both behind it.
+
+    Raises first why the token file cannot be used: what would come of that later names a token that is not missing.
+    """
+    if node.token_error is not None:
+        raise node.token_error
     import asyncio  # noqa: PLC0415 - commands without a store do without
 
     progress = Progress(ServiceManager({}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -244,7 +245,7 @@ def test_a_mistake_is_2_and_says_how_it_goes(node: CliOperator, arguments: tuple
         ({}, {"replace": Fault.FORBIDDEN}, {}, "77"),
         ({}, {}, {"read_all": Fault.FORBIDDEN}, "77"),
         ({}, {}, {"read_all": Fault.TIMEOUT}, "75"),
-        ({"token_file": "no-such"}, {}, {}, "77"),
+        ({"token_file": "no-such"}, {}, {}, "78"),
         ({"lineage": "0" * 32}, {}, {}, "65"),
         ({"heartbeat": "soon"}, {}, {}, "78"),
     ],
@@ -260,6 +261,37 @@ def test_what_stops_a_rotation(
     node.faults.update(faults)
     node.record_faults.update(record_faults)
     assert node.refuse("key", "rotate")["exit"] == code
+
+
+def _scribble(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_text("kdt1_junk\n", encoding="ascii")
+
+
+TOKEN_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "unsafe": (lambda path: path.chmod(0o644), "unsafe-file", "77"),
+    "missing": (lambda path: path.unlink(), "token", "78"),
+    "malformed": (_scribble, "token", "78"),
+}
+CHANGES = {
+    "rotate": ("key", "rotate"),
+    "revoke": REVOKE,
+    "extend": ("key", "extend", RETIRED, "--until", "+1d"),
+    "policy": ("policy", "set", "freshness=3m"),
+    "node list": ("node", "list"),
+}
+
+
+@pytest.mark.parametrize("arguments", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize(("spoil", "code", "exits"), TOKEN_FILES.values(), ids=TOKEN_FILES)
+def test_a_token_file_that_cannot_be_used_is_the_cause_that_is_named(
+    node: CliOperator, spoil: Callable[[Path], object], code: str, exits: str, arguments: tuple[str, ...]
+) -> None:
+    spoil(node.token_file)
+    error = node.refuse(*arguments)
+    assert (error["exit"], error["code"]) == (exits, code)
+    assert "--from-disk" not in error["fix"]
+    assert node.held_now() == MINE
 
 
 def test_a_race_that_is_lost(node: CliOperator) -> None:
