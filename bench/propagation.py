@@ -123,7 +123,7 @@ async def rotate_agents(node: Machine) -> tuple[list[float], list[float]]:
             if record.node == name and current and holds(record, current[-1]):
                 told.setdefault(name, time.monotonic())
 
-    records.listen(heard=heard, answer=lambda: None)
+    records.listen(heard=heard, answer=None)
     try:
         while len(reader.live()) < AGENTS:
             await reader.refresh()

@@ -78,14 +78,18 @@ class NodeRecords(Protocol):
         ...
 
     async def ask_living(self, seconds: float) -> tuple[bytes, ...]:
-        """Ask `keydist.who` and return what came within `seconds`; at once and empty where nobody listens."""
+        """Ask `keydist.who` and return what came within `seconds`; soon and empty where nobody listens.
+
+        What is too large, or more than is taken, is in it as an empty answer. Raises `StoreTimeoutError` where
+        somebody listens and nobody answers: who listens holds a keyset.
+        """
         ...
 
-    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None]) -> None:
-        """Hear and answer from now on, over every reconnection.
+    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None] | None) -> None:
+        """Hear and answer from now on, over every reconnection; what an earlier call began, None leaves as it is.
 
-        `heard` is called with each record that is written (None: not asked for), `answer` for each `keydist.who`
-        (None: no answer). Neither may raise.
+        `heard` is called with each record that is written, `answer` for each `keydist.who`: only who holds a keyset
+        may have one, since its silence is a failure to who asks. Neither may raise.
         """
         ...
 

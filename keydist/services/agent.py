@@ -67,14 +67,12 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
     try:
         async with asyncio.TaskGroup() as tasks:
             if node.role is Role.LEADER:
-                tasks.create_task(_lead(agent, present, reconciler, announcer))
-            else:
-                agent.records.listen(heard=None, answer=announcer.answer)
+                tasks.create_task(_lead(agent, present, reconciler))
             tasks.create_task(
                 follow(node, reconciler, present, entropy=agent.entropy, notifier=agent.manager, resync=agent.resync)
             )
             tasks.create_task(announce(announcer, node, agent.records, present, self_, entropy=agent.entropy))
-            tasks.create_task(_watch(agent, present))
+            tasks.create_task(_watch(agent, present, announcer))
             for other in agent.others:
                 tasks.create_task(_other(other, agent, present))
     finally:
@@ -93,7 +91,7 @@ async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Pres
         await agent.node.clock.sleep(agent.self_.heartbeat)
 
 
-async def _lead(agent: Agent, present: Present, reconciler: Reconciler, announcer: Announcer) -> None:
+async def _lead(agent: Agent, present: Present, reconciler: Reconciler) -> None:
     node, wake = agent.node, present.change()
     demands = node.demands
     reader = FleetReader(
@@ -118,11 +116,11 @@ async def _lead(agent: Agent, present: Present, reconciler: Reconciler, announce
         if leader.is_waiting:
             wake.set()
 
-    agent.records.listen(heard=heard, answer=announcer.answer)
+    agent.records.listen(heard=heard, answer=None)
     await lead(leader, node, present, entropy=agent.entropy, heartbeat=agent.self_.heartbeat, wake=wake)
 
 
-async def _watch(agent: Agent, present: Present) -> None:
+async def _watch(agent: Agent, present: Present, announcer: Announcer) -> None:
     """Look after what only time brings about, and tell the service manager that the node works."""
     manager, changed, is_ready = agent.manager, present.change(), False
     limit = 2 * agent.resync + 60
@@ -135,6 +133,8 @@ async def _watch(agent: Agent, present: Present) -> None:
             if is_ready:
                 manager.status(text)
             else:
+                # Only now: a listener that is silent forbids the first key that a node without one may wait for.
+                agent.records.listen(heard=None, answer=announcer.answer)
                 manager.ready(text)
                 is_ready = True
         if agent.node.clock.monotonic() - present.turned < limit:

@@ -53,7 +53,7 @@ async def _watched(
         return "It said that it stops."
     seconds = HEARTBEATS * (record.heartbeat if record is not None else heartbeat)
     end, latest = clock.monotonic() + seconds, {name: raw}
-    records.listen(heard=latest.__setitem__, answer=lambda: None)
+    records.listen(heard=latest.__setitem__, answer=None)
     if record is not None and await _answers(node, records, record):
         raise _lives(name)
     read_at = clock.monotonic()

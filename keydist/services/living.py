@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from keydist.core.envelope import Place, parse_envelope
 from keydist.core.record import RECORD_TYPE, open_record, record_place
-from keydist.errors import KeydistError, RefusedGenesisError
+from keydist.errors import KeydistError, RefusedGenesisError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from keydist.core.record import Record
@@ -26,7 +26,7 @@ _FIX: Final = (
 async def refuse_where_living(records: NodeRecords, *, place: Place, tokens: tuple[BootstrapToken, ...]) -> None:
     """Ask who lives and return where nobody does that holds a keyset.
 
-    Raises `RefusedGenesisError`, and the errors of `NodeRecords`.
+    Raises `RefusedGenesisError`, and the errors of `NodeRecords`: silence where somebody listens is one.
     """
     for answer in await records.ask_living(WHO_SECONDS):
         name = _asked_here(answer, place)
@@ -35,9 +35,16 @@ async def refuse_where_living(records: NodeRecords, *, place: Place, tokens: tup
 
 
 async def living(records: NodeRecords, *, place: Place, tokens: tuple[BootstrapToken, ...]) -> tuple[Record, ...]:
-    """Ask who lives and return the records that can be opened. Raises the errors of `NodeRecords`."""
+    """Ask who lives and return the records that can be opened; none where nobody answers.
+
+    Raises the errors of `NodeRecords` but for `StoreTimeoutError`.
+    """
     found = []
-    for answer in await records.ask_living(WHO_SECONDS):
+    try:
+        answers = await records.ask_living(WHO_SECONDS)
+    except StoreTimeoutError:
+        return ()
+    for answer in answers:
         name = _asked_here(answer, place)
         try:
             found.append(open_record(answer, node=name or "", place=place, tokens=tokens))

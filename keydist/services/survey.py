@@ -144,7 +144,7 @@ class Survey:
 
     async def begin(self) -> None:
         """Read every record. Raises the errors of `NodeRecords`; where that is forbidden, who may."""
-        self._records.listen(heard=self._hear, answer=lambda: None)
+        self._records.listen(heard=self._hear, answer=None)
         try:
             await self.again()
         except ForbiddenError as exc:

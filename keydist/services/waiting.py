@@ -61,7 +61,7 @@ async def until(
     """
     clock = command.node.clock
     end, turn = clock.monotonic() + seconds, 0
-    command.records.listen(heard=reader.hear, answer=lambda: None)
+    command.records.listen(heard=reader.hear, answer=None)
     while True:
         failure: TransientError | None = None
         if turn % _READ_AGAIN == 0:
@@ -96,7 +96,7 @@ async def surely(command: Command, reader: FleetReader, chosen: Callable[[], tup
     clock, first = command.node.clock, {_who(record): record.counter for record in chosen()}
     end, turn = clock.monotonic() + HEARTBEATS * command.heartbeat + 1, 0
     if first:
-        command.records.listen(heard=reader.hear, answer=lambda: None)
+        command.records.listen(heard=reader.hear, answer=None)
         await hear_the_living(command, reader)
     while True:
         found = chosen()

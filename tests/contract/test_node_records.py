@@ -12,7 +12,7 @@ import pytest
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
-from keydist.errors import BucketMissingError, UnreachableError
+from keydist.errors import BucketMissingError, StoreTimeoutError, UnreachableError
 from keydist.ports import NodeRecords
 from tests.fakes.memory_records import MemoryRecordBucket, MemoryRecords
 from tests.fakes.memory_store import Fault
@@ -264,12 +264,46 @@ async def test_of_two_who_ask_at_once_each_is_answered(worlds: Worlds) -> None:
         assert await asyncio.gather(*(asker.ask_living(0.3) for asker in askers)) == [(b"one",)] * 5
 
 
-async def test_only_silence_is_no_answer(worlds: Worlds) -> None:
+async def test_silence_where_somebody_listens_is_not_nobody(worlds: Worlds) -> None:
     async with worlds() as world:
         asker, silent = world.view(), world.view()
         silent.listen(heard=None, answer=nothing)
         await world.settle(silent)
-        assert await asker.ask_living(0.1) == ()
+        with pytest.raises(StoreTimeoutError, match="listens"):
+            await asker.ask_living(0.1)
+
+
+async def test_who_only_hears_records_does_not_listen_to_questions(worlds: Worlds) -> None:
+    async with worlds() as world:
+        asker, hearer = world.view(), world.view()
+        hearer.listen(heard=lambda _name, _record: None, answer=None)
+        await world.settle(hearer)
+        async with asyncio.timeout(5):
+            assert await asker.ask_living(60) == ()
+
+
+async def test_a_later_call_adds_to_what_is_heard_and_answered(worlds: Worlds) -> None:
+    async with worlds() as world:
+        writer, one = world.view(), world.view()
+        await writer.create_bucket()
+        heard: list[bytes] = []
+        one.listen(heard=lambda _name, record: heard.append(record), answer=None)
+        await world.settle(one)
+        one.listen(heard=None, answer=answer(b"one"))
+        one.listen(heard=None, answer=None)
+        await world.settle(one)
+        await writer.publish("a", b"record")
+        await until(lambda: heard == [b"record"])
+        assert await writer.ask_living(0.2) == (b"one",)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(64 * 1024, 64 * 1024), (64 * 1024 + 1, 0)])
+async def test_an_answer_that_is_too_large_counts_as_an_empty_one(worlds: Worlds, size: int, taken: int) -> None:
+    async with worlds() as world:
+        asker, one = world.view(), world.view()
+        one.listen(heard=None, answer=answer(b"x" * size))
+        await world.settle(one)
+        assert await asker.ask_living(0.3) == (b"x" * taken,)
 
 
 # --- hearing ------------------------------------------------------------------------------------
@@ -280,7 +314,7 @@ async def test_what_is_written_is_heard_by_everybody_who_wants_to(worlds: Worlds
         writer, hearer, answerer = (world.view() for _ in range(3))
         await writer.create_bucket()
         heard: list[tuple[str, bytes]] = []
-        hearer.listen(heard=lambda name, record: heard.append((name, record)), answer=nothing)
+        hearer.listen(heard=lambda name, record: heard.append((name, record)), answer=None)
         answerer.listen(heard=None, answer=nothing)
         await world.settle(hearer, answerer)
         await writer.publish("a", b"one")
@@ -295,7 +329,7 @@ async def test_a_forgotten_record_is_not_heard(worlds: Worlds) -> None:
         view = world.view()
         await view.create_bucket()
         heard: list[str] = []
-        view.listen(heard=lambda name, _record: heard.append(name), answer=nothing)
+        view.listen(heard=lambda name, _record: heard.append(name), answer=None)
         await view.publish("a", b"one")
         await view.forget("a")
         await view.publish("b", b"one")

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from keydist.errors import BucketMissingError
+from keydist.errors import BucketMissingError, StoreTimeoutError
 from tests.fakes.clock import VirtualClock
 from tests.fakes.memory_store import Fault, error_of
 
+_MOST_ANSWERS = 1000
+_MOST_ANSWER_BYTES = 64 * 1024
 _AFTER = frozenset({Fault.LOST_ACKNOWLEDGEMENT, Fault.CONNECTION_LOST})
 
 
@@ -31,8 +33,8 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Listener:
-    heard: Callable[[str, bytes], None] | None
-    answer: Callable[[], bytes | None]
+    heard: Callable[[str, bytes], None] | None = None
+    answer: Callable[[], bytes | None] | None = None
 
 
 class MemoryRecordBucket:
@@ -75,8 +77,10 @@ class MemoryRecordBucket:
     def ask(self, asker: MemoryRecords) -> tuple[bytes, ...] | None:
         """Return what everybody else answers, or None where nobody else listens."""
         listening = [view for view in self._views if view is not asker and view.is_listening]
-        answers = (view.answer() for view in listening)
-        return tuple(answer for answer in answers if answer is not None) if listening else None
+        answers = [answer for view in listening if (answer := view.answer()) is not None]
+        taken = [answer if len(answer) <= _MOST_ANSWER_BYTES else b"" for answer in answers[:_MOST_ANSWERS]]
+        full = [b""] if len(answers) >= _MOST_ANSWERS else []
+        return (*taken, *full) if listening else None
 
 
 class MemoryRecords:
@@ -91,7 +95,7 @@ class MemoryRecords:
         self.calls: list[str] = []
         self.is_deaf = False
         self._clock = clock
-        self._listener: _Listener | None = None
+        self._listener = _Listener()
         self._faults: dict[str, list[Fault]] = {}
         self._always: dict[str, Fault] = {}
         self._fates: list[Fate] = []
@@ -136,14 +140,19 @@ class MemoryRecords:
 
     @property
     def is_listening(self) -> bool:
-        return self._listener is not None and not self.is_deaf
+        """Whether it hears `keydist.who`."""
+        return self._listener.answer is not None and not self.is_deaf
 
     def hear(self, name: str, record: bytes) -> None:
-        if self._listener is not None and self._listener.heard is not None and not self.is_deaf:
+        if self._listener.heard is not None and not self.is_deaf:
             self._listener.heard(name, record)
 
     def answer(self) -> bytes | None:
-        return self._listener.answer() if self._listener is not None else None
+        return self._listener.answer() if self._listener.answer is not None else None
+
+    def stop(self) -> None:
+        """Listen no more, as when its process has ended."""
+        self._listener = _Listener()
 
     # --- the port ------------------------------------------------------------------------------
 
@@ -192,7 +201,10 @@ class MemoryRecords:
             return ()
         if self._clock is not None:
             self._clock.advance(seconds)
+        if not answers:
+            raise StoreTimeoutError("a node listens to keydist.who, but does not answer", fix="try again")
         return answers
 
-    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None]) -> None:
-        self._listener = _Listener(heard=heard, answer=answer)
+    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None] | None) -> None:
+        before = self._listener
+        self._listener = _Listener(heard=heard or before.heard, answer=answer or before.answer)

@@ -11,7 +11,7 @@ import pytest
 from keydist.core.envelope import Place
 from keydist.core.record import MAX_ALARMS, Minted, Record, open_record
 from keydist.core.restart import Role
-from keydist.errors import DiskError, KeydistError, RefusedGenesisError
+from keydist.errors import DiskError, KeydistError, RefusedGenesisError, StoreTimeoutError
 from keydist.services.living import refuse_where_living
 from tests.fakes.memory_records import Fate, MemoryRecords
 from tests.fakes.memory_store import Fault
@@ -30,7 +30,7 @@ class Watching:
         self.heard: list[tuple[float, Record]] = []
         self._tokens = tokens or (TOKEN,)
         self.view = MemoryRecords(cluster.records)
-        self.view.listen(heard=self._hear, answer=lambda: None)
+        self.view.listen(heard=self._hear, answer=None)
 
     def _hear(self, name: str, raw: bytes) -> None:
         record = open_record(raw, node=name, place=PLACE, tokens=self._tokens)
@@ -319,7 +319,8 @@ def test_a_defect_while_a_record_is_made_is_an_alarm_no_answer_and_no_end() -> N
         object.__setattr__(self_, "minted", minted)
         async with member.running(self_=self_):
             await passes(1)
-            assert await watching.view.ask_living(1) == ()
+            with pytest.raises(StoreTimeoutError):  # it lives, and holds a keyset
+                await watching.view.ask_living(1)
             [alarm] = member.journal.named("alarm")
             assert alarm["alarm"].code == "internal"  # type: ignore[attr-defined]
             broken = False

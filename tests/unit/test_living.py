@@ -76,8 +76,8 @@ def test_an_answer_that_may_come_from_this_cluster_forbids_a_first_key(answer: b
     assert TOKEN.secret.hex() not in str(caught.value)
 
 
-@pytest.mark.parametrize("answers", [[], [None], list(LET.values())], ids=["nobody", "who holds nothing", "others"])
-def test_who_holds_nothing_here_forbids_nothing(answers: list[bytes | None]) -> None:
+@pytest.mark.parametrize("answers", [[], list(LET.values())], ids=["nobody", "others"])
+def test_who_holds_nothing_here_forbids_nothing(answers: list[bytes]) -> None:
     scene = Scene(*answers)
     scene.refuse()
     assert scene.clock.monotonic() == (2 if answers else 0)
@@ -88,6 +88,19 @@ def test_a_question_that_cannot_be_asked_is_no_silence() -> None:
     scene.records.fail("ask_living", Fault.TIMEOUT)
     with pytest.raises(StoreTimeoutError):
         scene.refuse()
+
+
+def test_who_listens_and_does_not_answer_is_not_nobody() -> None:
+    scene = Scene(None)
+    with pytest.raises(StoreTimeoutError, match="does not answer"):
+        scene.refuse()
+    assert scene.living() == []
+
+
+def test_more_answers_than_are_taken_forbid_a_first_key() -> None:
+    Scene(*[LET["another cluster"]] * 999).refuse()
+    with pytest.raises(RefusedGenesisError, match="cannot be opened"):
+        Scene(*[LET["another cluster"]] * 1000).refuse()
 
 
 def test_of_all_answers_the_records_that_can_be_opened_are_taken() -> None:

@@ -129,7 +129,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_followers_publish_and_leaders_read_and_hear(guarded: Guarded) -> None:
     async with seen_by(guarded, *LEADERS, *FOLLOWERS) as (lead, other, a, b):
         heard: dict[str, bytes] = {}
-        lead.listen(heard=heard.__setitem__, answer=lambda: None)
+        lead.listen(heard=heard.__setitem__, answer=None)
         assert await lead.read_all() == {}
         await a.publish("a", b"of a")
         await b.publish("b", b"of b")
@@ -144,7 +144,7 @@ async def test_followers_publish_and_leaders_read_and_hear(guarded: Guarded) -> 
 async def test_a_leader_is_answered_by_followers_and_by_the_other_leader(guarded: Guarded) -> None:
     async with seen_by(guarded, *LEADERS, *FOLLOWERS) as (lead, other, a, b):
         async with asyncio.timeout(5):
-            assert await lead.ask_living(60) == ()  # nobody there: told at once
+            assert await lead.ask_living(60) == ()  # nobody there: told soon
         for view, text in ((lead, b"lead-1"), (other, b"lead-2"), (a, b"a"), (b, b"b")):
             view.listen(heard=None, answer=lambda text=text: text)
         for view, name in ((lead, "lead-1"), (other, "lead-2"), (a, "a"), (b, "b")):

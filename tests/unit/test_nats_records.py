@@ -68,7 +68,7 @@ async def test_what_is_no_record_is_neither_read_nor_heard(
 ) -> None:
     async with opened() as (records, admin):
         heard: list[str] = []
-        records.listen(heard=lambda name, _record: heard.append(name), answer=lambda: None)
+        records.listen(heard=lambda name, _record: heard.append(name), answer=None)
         await records.publish("good", b"x" * MAX_RECORD)
         await put(admin, name, data, headers)
         await records.publish("last", b"record")
@@ -122,7 +122,7 @@ async def test_only_one_node_is_forgotten_or_written(opened: Any, name: str) -> 
 async def test_another_clusters_records_are_not_heard(nats_server: EmbeddedServer, opened: Any) -> None:  # noqa: ANN401
     async with opened() as (records, _admin):
         heard: list[bytes] = []
-        records.listen(heard=lambda _name, record: heard.append(record), answer=lambda: None)
+        records.listen(heard=lambda _name, record: heard.append(record), answer=None)
         await records.read_all()
         connection = Connection(Server(urls=(nats_server.url,), node="n2"))
         other = NatsNodeRecords(connection, bucket=f"{records._bucket}-other")
@@ -170,7 +170,47 @@ async def test_answers_are_bounded(opened: Any) -> None:  # noqa: ANN401
         await admin.client.flush()
         async with asyncio.timeout(5):
             answers = await records.ask_living(60)
-        assert answers == tuple(str(number).encode() for number in range(1000))
+        # The one too large, those taken, and one for whoever was not heard.
+        assert answers == (b"", *(str(number).encode() for number in range(999)), b"")
+
+
+async def test_whose_answers_are_used_up_is_not_nobody(opened: Any) -> None:  # noqa: ANN401
+    async with opened() as (records, admin), opened() as (asker, _):
+        records.listen(heard=None, answer=lambda: b"sealed")
+        await records.read_all()
+        assert await asker.ask_living(0.2) == (b"sealed",)
+        inbox = admin.client.new_inbox()
+        for _ in range(150):
+            await admin.client.publish("keydist.who", reply=inbox)
+        await admin.client.flush()
+        await records.read_all()
+        with pytest.raises(StoreTimeoutError, match="does not answer"):
+            await asker.ask_living(0.2)
+        async with asyncio.timeout(5):
+            await until_answered(asker)
+
+
+async def until_answered(records: NatsNodeRecords) -> None:
+    while True:
+        with suppress(StoreTimeoutError):
+            assert await records.ask_living(0.2) == (b"sealed",)
+            return
+
+
+@pytest.mark.parametrize("forged", [1, 50])
+async def test_who_says_that_nobody_listens_hides_no_answer(opened: Any, forged: int) -> None:  # noqa: ANN401
+    async with opened() as (records, admin):
+
+        async def answer(message: Any) -> None:  # noqa: ANN401 - of nats-py
+            for _ in range(forged):
+                await admin.client.publish(message.reply, headers={"Status": "503"})
+            await admin.client.flush()
+            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.1)
+            await message.respond(b"here")
+
+        await admin.client.subscribe("keydist.who", cb=answer)
+        await admin.client.flush()
+        assert await records.ask_living(0.5) == (b"here",)
 
 
 # --- answers of JetStream that are none -----------------------------------------------------------

@@ -124,9 +124,10 @@ class Connection:
             raise
 
     async def ask_all(self, subject: str, *, seconds: float, most: int, most_bytes: int) -> tuple[bytes, ...]:
-        """Return what all who listen answer within `seconds`, `most` of them; at once where nobody does.
+        """Return what all who listen answer within `seconds`, `most` of them; soon and empty where nobody listens.
 
-        Answers larger than `most_bytes` are left out. Errors as `request`, but silence is no failure.
+        Answers larger than `most_bytes` are empty ones. Errors as `request`: `StoreTimeoutError` where somebody
+        listens and nobody answers.
         """
         link = await self._linked()
         try:

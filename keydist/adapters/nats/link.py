@@ -27,6 +27,45 @@ if TYPE_CHECKING:
 
 _MOST_PENDING: Final = 1000
 _MOST_PENDING_BYTES: Final = 4 * 1024 * 1024
+_GRACE_SECONDS: Final = 0.25
+
+
+class _Answers:
+    """What is answered to one question; `stop` is set once there is nothing to wait for.
+
+    Anybody who hears the question can send what the server sends where nobody does: it ends the waiting only where no
+    answer comes soon after it.
+    """
+
+    def __init__(self, stop: asyncio.Event, *, most: int, most_bytes: int) -> None:
+        self.taken: list[bytes] = []
+        self._stop = stop
+        self._most = most
+        self._most_bytes = most_bytes
+        self._grace: asyncio.TimerHandle | None = None
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether it was said that nobody listens."""
+        return self._grace is not None
+
+    async def hear(self, message: Msg) -> None:
+        reply = reply_of(message)
+        if reply.status == NOBODY and not reply.data:
+            if self._grace is None:
+                self._grace = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._end_if_none)
+        elif len(self.taken) < self._most:
+            self.taken.append(reply.data if len(reply.data) <= self._most_bytes else b"")
+            if len(self.taken) == self._most:
+                self._stop.set()
+
+    def _end_if_none(self) -> None:
+        if not self.taken:
+            self._stop.set()
+
+    def close(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
 
 
 class Link:
@@ -94,22 +133,16 @@ class Link:
         )
 
     async def ask_all(self, subject: str, *, seconds: float, most: int, most_bytes: int) -> tuple[bytes, ...]:
-        """Return what `most` answers say within `seconds`, without those too large; nobody listening ends it."""
-        answers: list[bytes] = []
+        """Return what `most` answers say within `seconds`, empty where too large; () where nobody listens.
+
+        Somebody who listens and does not answer is a `StoreTimeoutError`.
+        """
         with self._denials.watched(subject) as stop:
-
-            async def hear(message: Msg) -> None:
-                reply = reply_of(message)
-                is_nobody = reply.status == NOBODY and not reply.data
-                if not is_nobody and len(reply.data) <= most_bytes:
-                    answers.append(reply.data)
-                if is_nobody or len(answers) >= most:
-                    stop.set()
-
+            answers = _Answers(stop, most=most, most_bytes=most_bytes)
             try:
                 inbox = self._client.new_inbox()
                 subscription = await self._client.subscribe(
-                    inbox, cb=hear, pending_msgs_limit=_MOST_PENDING, pending_bytes_limit=_MOST_PENDING_BYTES
+                    inbox, cb=answers.hear, pending_msgs_limit=_MOST_PENDING, pending_bytes_limit=_MOST_PENDING_BYTES
                 )
                 try:
                     await self._client.publish(subject, reply=inbox)
@@ -122,8 +155,16 @@ class Link:
                 pass
             except (nats.errors.Error, OSError) as exc:
                 self._raise_lost(exc)
+            finally:
+                answers.close()
         self._raise_denied_or_lost(subject)
-        return tuple(answers[:most])
+        if not answers.taken and not answers.is_nobody:
+            raise StoreTimeoutError(
+                f"a node listens to {subject}, but does not answer",
+                expected=f"an answer within {seconds:g} s",
+                fix=f"try again; where it stays so, look for who asks {subject} all the time",
+            )
+        return tuple(answers.taken)
 
     def _raise_denied_or_lost(self, subject: str) -> None:
         self._denials.raise_for(subject)

@@ -186,13 +186,18 @@ class NatsNodeRecords:
 
     async def ask_living(self, seconds: float) -> tuple[bytes, ...]:
         """Ask who is there, and return what came within `seconds`; see `NodeRecords`."""
-        return await self._connection.ask_all(WHO, seconds=seconds, most=_MOST_ANSWERS, most_bytes=_MOST_ANSWER_BYTES)
+        answers = await self._connection.ask_all(
+            WHO, seconds=seconds, most=_MOST_ANSWERS, most_bytes=_MOST_ANSWER_BYTES
+        )
+        # In a full house, who was not heard may hold a keyset: an answer that nobody can open stands for them.
+        return (*answers, b"") if len(answers) >= _MOST_ANSWERS else answers
 
-    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None]) -> None:
+    def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None] | None) -> None:
         """Hear and answer from the next request on, over every loss of the connection; see `NodeRecords`."""
         if heard is not None:
             self._connection.subscribe(f"{streams.NODES}.*", partial(self._hear, heard))
-        self._connection.subscribe(WHO, _Answering(answer))
+        if answer is not None:
+            self._connection.subscribe(WHO, _Answering(answer))
 
     def _hear(self, told: Callable[[str, bytes], None], message: Heard) -> None:
         # Another cluster's records come to the same subjects: its bucket has another name.
@@ -206,7 +211,8 @@ class NatsNodeRecords:
 class _Answering:
     """Answers to `keydist.who`: whoever asks all the time makes this node neither seal nor send all the time.
 
-    An answer is given again while it is fresh, so that of two who ask at once none takes silence for nobody.
+    An answer is given again while it is fresh, so that two who ask at once are both answered. Who asks after too
+    many others is not, and knows by the silence that somebody listens.
     """
 
     def __init__(self, answer: Callable[[], bytes | None]) -> None:

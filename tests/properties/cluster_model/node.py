@@ -141,8 +141,14 @@ class Machine:
                 heartbeat=HEARTBEAT,
             )
         present.take(local, found=None, how="from-disk")
-        self.records.listen(heard=reader.hear if leader is not None else None, answer=announcer.record)
+        self.records.listen(heard=reader.hear if leader is not None else None, answer=None)
         self.agent = Running(present, reconciler, announcer, reader, leader)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Answer who asks, once there is a keyset."""
+        if self.agent is not None and self.agent.present.held is not None:
+            self.records.listen(heard=None, answer=self.agent.announcer.record)
 
     def _genesis(self) -> Genesis:
         beginning = Beginning(place=PLACE, token=TOKEN, policy=self._policy, alg="EdDSA", bits=0)
@@ -159,7 +165,7 @@ class Machine:
         """End the agent: what is not on disk is gone."""
         self.agent = None
         self.stops.forget()
-        self.records.listen(heard=None, answer=lambda: None)
+        self.records.stop()
 
     # --- its parts -----------------------------------------------------------------------------
 
@@ -203,6 +209,8 @@ class Machine:
             return exc
         except Crash:
             self.crash()
+        finally:
+            self._answer()
         return None
 
     # --- what goes wrong -----------------------------------------------------------------------
