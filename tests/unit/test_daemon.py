@@ -159,7 +159,7 @@ def test_the_watchdog_is_told_more_than_twice_in_its_time(install: Callable[...,
 
 
 def test_a_lock_that_is_not_given_stops_neither_the_watchdog_nor_the_end(install: Callable[..., Host]) -> None:
-    host = install()
+    host = install(resync="1s", policy={"freshness": "3s"})  # a confirmation is due at each look
     agent = host.start(WATCHDOG_USEC="3000000")
     agent.wait_for("READY=1")
     with (host.state / "lock").open("r+b") as lock:
