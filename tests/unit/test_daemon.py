@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -196,8 +197,9 @@ def stamps(host: Host) -> dict[str, tuple[int, int]]:
     for folder in ("state", "run"):
         for path in (host.directory / folder).rglob("*"):
             if not path.is_dir() or path.is_symlink():
-                stat = path.lstat()
-                found[str(path.relative_to(host.directory))] = (stat.st_ino, stat.st_mtime_ns)
+                with suppress(FileNotFoundError):  # it was on its way to another name
+                    stat = path.lstat()
+                    found[str(path.relative_to(host.directory))] = (stat.st_ino, stat.st_mtime_ns)
     return found
 
 
