@@ -12,6 +12,7 @@ from keydist.cli.keys import describe_key
 from keydist.cli.operate import seconds_of
 from keydist.cli.render import print_json, print_line, tell_alarms
 from keydist.cli.times import age, ago, date
+from keydist.core.restart import Role
 from keydist.core.rotation import SCHEDULE
 from keydist.errors import UsageError
 from keydist.services.status import Schedule, Standing, by_time, schedule, standing
@@ -100,8 +101,8 @@ def own_alarms(
     node: Machine, local: Local, notes: Notes, *, live: tuple[Record, ...] = (), records: tuple[Record, ...] = ()
 ) -> tuple[KeydistError, ...]:
     """Return what is wrong with a node, as far as it can tell without the store; see `by_time`."""
-    now, every = node.clock.now(), node.config.rehearse_every
-    late = by_time(local, notes, now=now, rehearse_every=every, live=live, records=records)
+    now, every, leads = node.clock.now(), node.config.rehearse_every, Role(node.config.role) is Role.LEADER
+    late = by_time(local, notes, now=now, rehearse_every=every, leads=leads, live=live, records=records)
     return (*(alarm for alarm in (local.damage, node.token_error) if alarm is not None), *late)
 
 

@@ -188,14 +188,19 @@ def room(situation: Situation) -> int | None:
     return max(found, default=None)
 
 
-def overdue(situation: Situation) -> tuple[KeydistError, ...]:
-    """Return an alarm for each phase that should have ended a propagation ago."""
-    now, grace = situation.now, situation.policy.propagation
-    found: list[KeydistError] = []
+def overdue(situation: Situation, *, leads: bool) -> tuple[KeydistError, ...]:
+    """Return an alarm for each phase that should have ended a propagation ago.
+
+    A leader that put the keyset back begins its waits anew, and only its own notes say so: to a node that does not
+    lead, a phase is late when it would be late even where that happened just before its end.
+    """
+    now, policy, found = situation.now, situation.policy, list[KeydistError]()
     wanted, gate, room_at = due(situation), activation(situation), room(situation)
-    if wanted is not None and now > _due_since(wanted, gate, room_at) + grace:
+    anew = 0 if leads else publication(policy)
+    if wanted is not None and now > _due_since(wanted, gate, room_at) + anew + policy.propagation:
         found.append(_overdue_rotation(wanted, gate, room_at))
-    late = [kid for kid, at in drop_times(situation) if now > at + grace]
+    anew = 0 if leads else outlives(policy)
+    late = [kid for kid, at in drop_times(situation) if now > at + anew + policy.propagation]
     if late:
         found.append(
             OverdueError(

@@ -151,7 +151,7 @@ def _look_after(agent: Agent, present: Present) -> None:
     now, notes = node.clock.now(), present.notes()
     alarms = [*clock_behind(present.local, now)]
     if node.role is not Role.LEADER:  # a leader knows whom a rotation waits for
-        alarms += overdue(Situation(held=held, notes=notes, now=now))
+        alarms += overdue(Situation(held=held, notes=notes, now=now), leads=False)
     alarms += rehearsal_alarm(notes, now=now, every=agent.rehearse_every)
     present.alarm("time", *alarms)
 

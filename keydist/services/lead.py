@@ -174,7 +174,7 @@ class Leader:
         found = [_two_instances(name) for name in sorted(doubled(records))]
         found += [_unreadable(name, why) for name, why in sorted(self._reader.refused.items())[:_TOLD]]
         if held is not None:
-            found += overdue(self._situation(held, self._present.notes()))
+            found += overdue(self._situation(held, self._present.notes()), leads=True)
             found += [is_ahead(record, held) for record in self._long_ahead(held)]
         return tuple(found)
 

@@ -58,6 +58,7 @@ def by_time(
     *,
     now: int,
     rehearse_every: int,
+    leads: bool,
     live: tuple[Record, ...] = (),
     records: tuple[Record, ...] = (),
 ) -> tuple[KeydistError, ...]:
@@ -67,7 +68,8 @@ def by_time(
     """
     late: tuple[KeydistError, ...] = ()
     if local.held is not None:
-        late = overdue(Situation(held=local.held, notes=notes, now=now, live=live, records=records))
+        situation = Situation(held=local.held, notes=notes, now=now, live=live, records=records)
+        late = overdue(situation, leads=leads)
     return (*clock_behind(local, now), *late, *rehearsal_alarm(notes, now=now, every=rehearse_every))
 
 

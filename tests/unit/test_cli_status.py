@@ -148,6 +148,20 @@ def test_what_is_overdue_is_an_alarm_with_the_store_and_without(node: CliNode) -
     assert len(node.run("status", "--json").json["alarms"]) == 2
 
 
+def test_a_leader_knows_a_rotation_to_be_late_before_a_follower_does(node: CliNode) -> None:
+    node.hold(2)
+    held_since(node, SystemClock().now() - 30 * DAY - 1000)
+
+    def rotation_is_late() -> bool:
+        told = node.run("status", "--offline", "--json").json["alarms"]
+        return any(alarm["message"].startswith("a rotation is overdue") for alarm in told)
+
+    node.configure(role="leader")
+    assert rotation_is_late()
+    node.configure(role="follower")
+    assert not rotation_is_late(), "it allows for a leader that waits anew"
+
+
 ROTATIONS: dict[str, tuple[Schedule, str]] = {
     "by schedule": (Schedule(due=NOW + 172_800, why=SCHEDULE, opens=NOW), "due 2027-01-17T08:00:00Z (in 2 d)"),
     "none": (Schedule(due=None, why=None, opens=NOW), "none by schedule"),

@@ -210,7 +210,7 @@ def test_a_schedule_of_zero_asks_for_none() -> None:
     situation = at(NOW + 10_000 * DAY, held=held, live=())
     assert due(situation) is None
     assert decide(situation) == Wait()
-    assert overdue(situation) == ()
+    assert overdue(situation, leads=True) == ()
 
 
 CHANGES: Final = {
@@ -453,8 +453,8 @@ def test_without_room_nothing_rotates_and_with_it_the_drop_comes_along() -> None
 
 
 def test_a_rotation_is_overdue_a_propagation_after_it_could_have_been() -> None:
-    assert overdue(at(NOW + EVERY + D)) == ()
-    (alarm,) = overdue(at(NOW + EVERY + D + 1))
+    assert overdue(at(NOW + EVERY + D), leads=True) == ()
+    (alarm,) = overdue(at(NOW + EVERY + D + 1), leads=True)
     assert (alarm.code, alarm.message) == ("overdue", f"a rotation is overdue: {SCHEDULE}")
     assert (alarm.expected, alarm.found) == (f"a rotation since unix time {NOW + EVERY}", "no leader did it")
     assert "keydist key rotate --dry-run" in alarm.fix
@@ -462,13 +462,13 @@ def test_a_rotation_is_overdue_a_propagation_after_it_could_have_been() -> None:
 
 def test_it_is_not_overdue_while_next_has_its_wait() -> None:
     notes = notes_of(HELD, next={SIG_NEXT: NOW + EVERY})
-    assert overdue(at(NOW + EVERY + 2 * D, notes=notes)) == ()
-    assert len(overdue(at(NOW + EVERY + 2 * D + 1, notes=notes))) == 1
+    assert overdue(at(NOW + EVERY + 2 * D, notes=notes), leads=True) == ()
+    assert len(overdue(at(NOW + EVERY + 2 * D + 1, notes=notes), leads=True)) == 1
 
 
 def test_an_overdue_rotation_names_who_holds_it_up() -> None:
     live = tuple(make_record(HELD, node=f"late-{number}", epoch=2) for number in range(9))
-    (alarm,) = overdue(at(NOW + EVERY + D + 1, live=live))
+    (alarm,) = overdue(at(NOW + EVERY + D + 1, live=live), leads=True)
     names = ", ".join(f"late-{number}" for number in range(8))
     assert alarm.found == f"nodes that have not acknowledged: {names}"
 
@@ -477,37 +477,62 @@ def test_an_overdue_rotation_names_the_time_of_room() -> None:
     keys = crowd(16)
     held = having(*keys)
     notes = notes_of(held, at=NOW + EVERY, active={SIG_ACTIVE: NOW}, next={SIG_NEXT: NOW, ENC_NEXT: NOW})
-    (alarm,) = overdue(at(NOW + EVERY + D + 1, held=held, notes=notes, live=()))
+    (alarm,) = overdue(at(NOW + EVERY + D + 1, held=held, notes=notes, live=()), leads=True)
     assert alarm.found == f"no room for another retired key before unix time {NOW + EVERY + SPAN}"
 
 
 def test_a_count_does_not_hide_an_overdue_schedule() -> None:
     live = (counting("alive", 500),)
-    (alarm,) = overdue(at(NOW + EVERY + D + 1, held=COUNTED, live=live))
+    (alarm,) = overdue(at(NOW + EVERY + D + 1, held=COUNTED, live=live), leads=True)
     assert SCHEDULE in alarm.message
 
 
 def test_a_count_that_was_reached_is_overdue_where_something_stops_the_rotation() -> None:
     live = (counting("alive", 500), make_record(COUNTED, node="late", epoch=2))
-    assert overdue(at(NOW + 2 * D, held=COUNTED, live=live)) == ()
-    (alarm,) = overdue(at(NOW + 2 * D + 1, held=COUNTED, live=live))
+    assert overdue(at(NOW + 2 * D, held=COUNTED, live=live), leads=True) == ()
+    (alarm,) = overdue(at(NOW + 2 * D + 1, held=COUNTED, live=live), leads=True)
     assert (alarm.message, alarm.found) == (
         f"a rotation is overdue: {COUNT}",
         "nodes that have not acknowledged: late",
     )
-    assert overdue(at(NOW + 2 * D + 1, held=COUNTED, live=live[:1])) == ()
+    assert overdue(at(NOW + 2 * D + 1, held=COUNTED, live=live[:1]), leads=True) == ()
 
 
 def test_an_overdue_drop_names_a_few_keys() -> None:
     keys = crowd(6)
     held = having(*keys)
     notes = notes_of(held, active={SIG_ACTIVE: NOW + SPAN})
-    assert overdue(at(NOW + SPAN + D, held=held, notes=notes)) == ()
-    (alarm,) = overdue(at(NOW + SPAN + D + 1, held=held, notes=notes))
+    assert overdue(at(NOW + SPAN + D, held=held, notes=notes), leads=True) == ()
+    (alarm,) = overdue(at(NOW + SPAN + D + 1, held=held, notes=notes), leads=True)
     assert (alarm.code, alarm.found) == ("overdue", ", ".join(key.kid for key in keys[:4]))
 
 
 def test_both_may_be_overdue() -> None:
     held = having(OLD)
-    alarms = overdue(at(NOW + EVERY + D + 1, held=held, live=says(held, "node-1")))
+    alarms = overdue(at(NOW + EVERY + D + 1, held=held, live=says(held, "node-1")), leads=True)
     assert [alarm.code for alarm in alarms] == ["overdue", "overdue"]
+
+
+def test_who_does_not_lead_allows_for_waits_that_a_leader_began_anew() -> None:
+    held = having(OLD)
+    notes = notes_of(held, active={SIG_ACTIVE: NOW + SPAN})
+    late = NOW + 2 * SPAN + D
+    assert overdue(at(late, held=held, notes=notes), leads=False) == ()
+    (alarm,) = overdue(at(late + 1, held=held, notes=notes), leads=False)
+    assert (alarm.message, alarm.found) == ("retired keys should have left the keyset", OLD.kid)
+    assert overdue(at(NOW + EVERY + 2 * D), leads=False) == ()
+    (alarm,) = overdue(at(NOW + EVERY + 2 * D + 1), leads=False)
+    assert alarm.message == f"a rotation is overdue: {SCHEDULE}"
+
+
+@pytest.mark.parametrize("before_the_end", [0, 1, SPAN - 1, SPAN])
+def test_a_leader_that_put_the_keyset_back_and_its_followers_agree_that_nothing_is_late(before_the_end: int) -> None:
+    held, end = having(OLD), NOW + SPAN
+    notes = notes_of(held, active={SIG_ACTIVE: NOW + SPAN})
+    lost = notes._replace(republished=end - before_the_end)
+    drop = end - before_the_end + SPAN
+    assert decide(at(drop - 1, held=held, notes=lost)) == Wait()
+    assert decide(at(drop, held=held, notes=lost)) == Drop(kids=(OLD.kid,))
+    for now in (end, drop, drop + D):
+        assert overdue(at(now, held=held, notes=lost), leads=True) == ()
+        assert overdue(at(now, held=held, notes=notes), leads=False) == ()

@@ -99,7 +99,7 @@ async def test_a_clock_behind_the_confirmation_is_an_alarm(tmp_path: Path, ahead
     ports = node(MemoryKeysetStore(bucket), tmp_path)
     now = ports.clock.now()
     local = LOCAL._replace(confirmation=Confirmation(epoch=2, digest=MINE.digest, at=now + ahead))
-    stands = await standing(ports, local, *by_time(local, notes_of(MINE), now=now, rehearse_every=0))
+    stands = await standing(ports, local, *by_time(local, notes_of(MINE), now=now, rehearse_every=0, leads=True))
     assert [type(alarm) for alarm in stands.alarms] == [ClockBehindError] * alarms
     assert stands.exit_code == (75 if alarms else 0)
 
@@ -117,17 +117,17 @@ LATE: dict[str, tuple[int, int, list[str]]] = {  # seconds after everything was 
 
 @pytest.mark.parametrize(("passed", "every", "messages"), LATE.values(), ids=LATE)
 def test_what_time_brings_about(passed: int, every: int, messages: list[str]) -> None:
-    late = by_time(FIRST, NOTES, now=NOW + passed, rehearse_every=every)
+    late = by_time(FIRST, NOTES, now=NOW + passed, rehearse_every=every, leads=True)
     assert [alarm.message for alarm in late] == messages
     assert {type(alarm) for alarm in late} <= {OverdueError}
 
 
 def test_a_node_that_never_rehearsed_is_not_alarmed() -> None:
-    assert by_time(LOCAL, notes_of(MINE), now=NOW + DAY, rehearse_every=1) == ()
+    assert by_time(LOCAL, notes_of(MINE), now=NOW + DAY, rehearse_every=1, leads=True) == ()
 
 
 def test_a_node_without_a_keyset_is_late_with_its_rehearsal_only() -> None:
-    assert len(by_time(Local(), NOTES, now=NOW + 60 * DAY, rehearse_every=DAY)) == 1
+    assert len(by_time(Local(), NOTES, now=NOW + 60 * DAY, rehearse_every=DAY, leads=True)) == 1
 
 
 def test_when_the_next_rotation_is_due() -> None:
