@@ -8,6 +8,8 @@ import tracemalloc
 from dataclasses import dataclass, field
 from itertools import count
 
+import pytest
+
 from keydist.core.policy import Policy
 from keydist.core.restart import Role
 from keydist.services.agent import Agent, run_agent
@@ -146,10 +148,12 @@ async def a_day(world: World) -> list[tuple[int, int]]:
         found.append((len(asyncio.all_tasks()), ours()))
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(how, asyncio.CancelledError) for how in ended), ended
     return found
 
 
+@pytest.mark.timeout(240)  # every allocation is traced
 def test_a_day_of_rotations_and_outages_leaves_nothing_behind() -> None:
     world = World()
     leader, follower = world.add("leader", Role.LEADER, ahead=0), world.add("follower", Role.FOLLOWER, ahead=20)
