@@ -10,13 +10,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.restart import Role
+from keydist.core.restart import OnDisk, Role
 from keydist.core.rotation import Situation, overdue
 from keydist.services.announce import Announcer, Self, announce, leave
 from keydist.services.defect import defect
 from keydist.services.fleet import FleetReader
 from keydist.services.follow import follow
 from keydist.services.lead import Leader, lead
+from keydist.services.observe import on_disk
 from keydist.services.pace import woken
 from keydist.services.present import Present
 from keydist.services.reconcile import Genesis, Reconciler
@@ -122,19 +123,21 @@ async def _lead(agent: Agent, present: Present, reconciler: Reconciler) -> None:
 
 async def _watch(agent: Agent, present: Present, announcer: Announcer) -> None:
     """Look after what only time brings about, and tell the service manager that the node works."""
-    manager, changed, is_ready = agent.manager, present.change(), False
+    manager, changed, is_ready, listens = agent.manager, present.change(), False, False
     limit = 2 * agent.resync + 60
     while True:
         changed.clear()
         _look_after(agent, present)
         held = present.held
+        if not listens and on_disk(present.local) is not OnDisk.NOTHING:
+            # Only now: a listener that is silent forbids the first key that a node with nothing may wait for.
+            agent.records.listen(heard=None, answer=announcer.answer)
+            listens = True
         if held is not None:
             text = _summary(present)
             if is_ready:
                 manager.status(text)
             else:
-                # Only now: a listener that is silent forbids the first key that a node without one may wait for.
-                agent.records.listen(heard=None, answer=announcer.answer)
                 manager.ready(text)
                 is_ready = True
         if agent.node.clock.monotonic() - present.turned < limit:

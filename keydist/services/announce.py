@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.crypto import IV_BYTES
-from keydist.core.envelope import RND_BYTES
+from keydist.core.envelope import RND_BYTES, seal
 from keydist.core.keyset import State
-from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record
-from keydist.core.restart import Role
+from keydist.core.record import MAX_ALARMS, MAX_TOKENS, RECORD_TYPE, Record, record_place, seal_record
+from keydist.core.restart import OnDisk, Role
 from keydist.core.token import ID_BYTES, SECRET_BYTES, BootstrapToken
 from keydist.errors import BucketMissingError
 from keydist.services.defect import defect
+from keydist.services.observe import on_disk
 from keydist.services.pace import Backoff, jittered, woken
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _SPREAD: Final = 0.1
 _FIRST_PAUSE: Final = 0.2
 _LEAVE_SECONDS: Final = 1.0
+_NO_LINEAGE: Final = "0" * 32
 _STARTS_AT: Final = 1 << 20
 """How far the counters of two starts are apart: a start has fewer records than this for each of its seconds."""
 
@@ -58,13 +60,16 @@ class Announcer:
         self._counter = self_.start.number * _STARTS_AT
 
     def answer(self) -> bytes | None:
-        """Return a record for who asks `keydist.who`; None without a keyset, and where none can be made.
+        """Return a record for who asks `keydist.who`; None without a sign of a keyset, and where none can be made.
 
-        Without a token it is sealed under one that nobody has: that forbids a first key as any answer does.
+        Without a token, and where only signs of a keyset are left, it is sealed under one that nobody has: what cannot
+        be opened forbids a first key as any answer does.
         """
         with suppress(Exception):  # it is told where the record is written: who asks can do nothing about it
             held = self._present.held
-            return None if held is None else self._sealed(held, self._token() or self._nobodys(), leaving=False)
+            if held is not None:
+                return self._sealed(held, self._token() or self._nobodys(), leaving=False)
+            return None if on_disk(self._present.local) is OnDisk.NOTHING else self._signs_only()
         return None
 
     def record(self, *, leaving: bool = False) -> bytes | None:
@@ -81,6 +86,20 @@ class Announcer:
             now=self._node.clock.now(),
             rnd=self._entropy.random(RND_BYTES),
             iv=self._entropy.random(IV_BYTES),
+        )
+
+    def _signs_only(self) -> bytes:
+        floor = self._present.local.floor
+        return seal(
+            b"{}",
+            token=self._nobodys(),
+            place=record_place(self._node.demands.place, self._self.name),
+            lineage=(floor.lineage if floor else None) or _NO_LINEAGE,
+            epoch=max(1, floor.epoch if floor else 0),
+            issued=self._node.clock.now(),
+            rnd=self._entropy.random(RND_BYTES),
+            iv=self._entropy.random(IV_BYTES),
+            typ=RECORD_TYPE,
         )
 
     def _nobodys(self) -> BootstrapToken:

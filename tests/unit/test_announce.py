@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from keydist.core.envelope import Place
 from keydist.core.record import MAX_ALARMS, Minted, Record, open_record
 from keydist.core.restart import Role
+from keydist.core.token import BootstrapToken
 from keydist.errors import DiskError, KeydistError, RefusedGenesisError, StoreTimeoutError
 from keydist.services.living import refuse_where_living
+from tests.fakes.memory_disk import MemoryFolder
 from tests.fakes.memory_records import Fate, MemoryRecords
 from tests.fakes.memory_store import Fault
 from tests.fakes.virtual_loop import run_virtually
@@ -235,6 +238,41 @@ def test_without_a_token_nothing_is_said_but_no_first_key_is_made_past_this_node
         cluster.bucket.wipe()
         async with member.running():
             await passes(5 * HEARTBEAT)
+            with pytest.raises(RefusedGenesisError, match="cannot be opened"):
+                await refuse_where_living(MemoryRecords(cluster.records), place=PLACE, tokens=(TOKEN,))
+            async with cluster.member("fresh", Role.LEADER).running():
+                await passes(5 * HEARTBEAT)
+                assert cluster.bucket.content() is None
+            elsewhere = Place(cluster="another", location=PLACE.location)
+            await refuse_where_living(MemoryRecords(cluster.records), place=elsewhere, tokens=(TOKEN,))
+        assert cluster.records.publishes == []
+
+    run_virtually(main())
+
+
+def damaged(folder: MemoryFolder) -> None:
+    folder.is_damaged = True
+
+
+def without_live(folder: MemoryFolder) -> None:
+    folder.live = None
+
+
+SIGNS: dict[str, Callable[[MemoryFolder], None]] = {"a damaged keyset": damaged, "a floor alone": without_live}
+
+
+@pytest.mark.parametrize("spoil", SIGNS.values(), ids=SIGNS)
+@pytest.mark.parametrize("tokens", [(TOKEN,), ()], ids=["with its token", "without"])
+def test_no_first_key_is_made_past_a_node_with_signs_of_a_keyset(
+    spoil: Callable[[MemoryFolder], None], tokens: tuple[BootstrapToken, ...]
+) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        member = begun(cluster, tokens=tokens)
+        spoil(member.folder)
+        cluster.bucket.wipe()
+        async with member.running():
+            await passes(HEARTBEAT)
             with pytest.raises(RefusedGenesisError, match="cannot be opened"):
                 await refuse_where_living(MemoryRecords(cluster.records), place=PLACE, tokens=(TOKEN,))
             async with cluster.member("fresh", Role.LEADER).running():
