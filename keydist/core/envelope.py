@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from keydist.core import crypto
+from keydist.core.compact import compact_jwe, parse_compact_jwe
 from keydist.core.keyset import DIGEST_BYTES
 from keydist.core.strict import (
     ascii_text,
-    b64url_decode,
     b64url_encode,
     exact_members,
     fixed,
@@ -35,7 +35,6 @@ MAX_CLUSTER: Final = 64
 MAX_LOCATION: Final = 256
 RND_BYTES: Final = 32
 
-_SEGMENTS: Final = 5
 _MEMBERS: Final = frozenset({"alg", "enc", "typ", "v", "kid", "cid", "loc", "lin", "ep", "iat", "rnd", "kc"})
 _KINDS: Final[tuple[tuple[str, str | int], ...]] = (
     ("v", VERSION),
@@ -100,20 +99,8 @@ def parse_envelope(raw: bytes, *, typ: str = KEYSET_TYPE) -> Envelope:
         raise MalformedError(
             "the envelope has the wrong size", expected=f"1 to {MAX_ENVELOPE} bytes", found=str(len(raw))
         )
-    if raw.find(b".", 0, MAX_HEADER + 1) < 0:
-        raise MalformedError("the envelope's header is too long", expected=f"at most {MAX_HEADER} characters")
-    segments = raw.split(b".", _SEGMENTS)
-    if len(segments) != _SEGMENTS or segments[1]:
-        raise MalformedError("the envelope is not a compact JWE", expected="five segments, the second empty")
-    names = ("header", "", "initialization vector", "ciphertext", "tag")
-    header, _, iv, ciphertext, tag = (
-        b64url_decode(part, f"the {what}") for part, what in zip(segments, names, strict=True)
-    )
-    if len(iv) != crypto.IV_BYTES or len(tag) != crypto.TAG_BYTES:
-        raise MalformedError(
-            "the envelope's IV or tag has the wrong length", expected=f"{crypto.IV_BYTES} and {crypto.TAG_BYTES} bytes"
-        )
-    return Envelope(header=_parse_header(header, typ), aad=segments[0], iv=iv, sealed=ciphertext + tag)
+    parts = parse_compact_jwe(raw, "the envelope", max_header=MAX_HEADER)
+    return Envelope(header=_parse_header(parts.header, typ), aad=parts.aad, iv=parts.iv, sealed=parts.sealed)
 
 
 def _parse_header(raw: bytes, typ: str) -> Header:
@@ -215,8 +202,7 @@ def seal(
 
 def _compact(aad: bytes, iv: bytes, sealed: bytes) -> bytes:
     """Return the five segments as one. Raises `MalformedError`, see `seal`."""
-    body, tag = sealed[: -crypto.TAG_BYTES], sealed[-crypto.TAG_BYTES :]
-    envelope = b".".join((aad, b"", *(b64url_encode(part).encode("ascii") for part in (iv, body, tag))))
+    envelope = compact_jwe(aad, iv, sealed)
     if len(envelope) > MAX_ENVELOPE:
         raise MalformedError(
             "the keyset is too large to be sealed",
