@@ -161,6 +161,12 @@ class InvalidJwtError(TrustError):
         return super().as_json() | {"reason": self.reason}
 
 
+class InvalidJweError(TrustError):
+    """A JWE must not be opened, or cannot be: its shape, its key or its tag is wrong."""
+
+    code = "invalid-jwe"
+
+
 # --- transient: trying again may help -----------------------------------------------------------
 
 
