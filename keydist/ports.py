@@ -153,6 +153,17 @@ class KeysetDisk(Protocol):
         ...
 
 
+class PublicKeys(Protocol):
+    """Every public signing key that this node ever accepted, by its kid."""
+
+    def public_jwk(self, kid: str) -> bytes | None:
+        """Return the JWK that was kept, None where there is none. `kid` is a thumbprint, and is used as a file's name.
+
+        Raises `UnsafeFileError`, `WrongUserError`, `DiskError`, `CorruptError`.
+        """
+        ...
+
+
 class Mints(Protocol):
     """Where it is counted what this process minted. Never raises: no JWT fails because of it."""
 

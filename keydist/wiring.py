@@ -154,6 +154,22 @@ def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outco
         return _last_resort(node, exc)
 
 
+def look_once(node: Machine, *, seconds: float) -> None:
+    """Look at the store once, as a follower's bootstrap does: what is newer is accepted and kept.
+
+    Nothing is generated and nothing put back, whatever the node's role: who only asks writes nothing to the store.
+    """
+    follower = node._replace(config=node.config._replace(role="follower"))
+    run_bootstrap(follower, seconds=seconds, notifier=_Silence())
+
+
+class _Silence:
+    """A `Notifier` of what nobody waits for."""
+
+    def waiting(self, what: str, *, seconds_left: float) -> None:
+        """Say nothing."""
+
+
 def _last_resort(node: Machine, defect: Exception) -> Outcome:
     """Start from disk although something unexpected happened, or report it, by its name: its text may hold secrets."""
     alarm = InternalError(

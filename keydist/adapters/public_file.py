@@ -17,17 +17,30 @@ def write_public(path: str, data: bytes) -> bool:
     try:
         if _holds(target, data):
             return False
-        fd, fresh = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
-        _fill(fd, Path(fresh), data, mode=0o644)
-        try:
-            Path(fresh).replace(target)
-        except OSError:
-            _discard(Path(fresh))
-            raise
-        _sync(target.parent)
+        _replace(target, data, mode=0o644)
     except OSError as exc:
         raise _failed(exc, path) from exc
     return True
+
+
+def write_private(path: str, data: bytes) -> None:
+    """Replace a file that only its owner may read (0600) atomically, or make it. Raises `ConfigError`, `DiskError`."""
+    target = Path(path)
+    try:
+        _holds(target, data)
+        _replace(target, data, mode=0o600)
+    except OSError as exc:
+        raise _failed(exc, path) from exc
+
+
+def remove(path: str) -> None:
+    """Remove a file durably; absent is fine. Raises `DiskError`."""
+    target = Path(path)
+    try:
+        target.unlink(missing_ok=True)
+        _sync(target.parent)
+    except OSError as exc:
+        raise DiskError(f"cannot remove {path}: {_reason(exc)}", fix="look at its directory, then remove it") from exc
 
 
 def write_backup(path: str, data: bytes) -> None:
@@ -64,6 +77,18 @@ def _holds(target: Path, data: bytes) -> bool:
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{target} is not a regular file, and is not replaced by one", fix="name another file")
     return found.st_size == len(data) and target.read_bytes() == data
+
+
+def _replace(target: Path, data: bytes, *, mode: int) -> None:
+    """Write a file beside its name, durably, then move it there."""
+    fd, fresh = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+    _fill(fd, Path(fresh), data, mode=mode)
+    try:
+        Path(fresh).replace(target)
+    except OSError:
+        _discard(Path(fresh))
+        raise
+    _sync(target.parent)
 
 
 def _fill(fd: int, path: Path, data: bytes, *, mode: int) -> None:

@@ -11,8 +11,9 @@ import typer.exceptions
 
 from keydist import __version__
 from keydist.cli import bootstrap as bootstrap_command
-from keydist.cli import config, key_changes, keys, node, policy, store, token_changes
+from keydist.cli import config, jwe, jwt, key_changes, keys, node, policy, store, token_changes
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
+from keydist.cli.no_jwt import NoJwtGroup
 from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
 from keydist.errors import KeydistError, UsageError
@@ -20,6 +21,7 @@ from keydist.errors import KeydistError, UsageError
 _NAME = "keydist"
 app = typer.Typer(
     name=_NAME,
+    cls=NoJwtGroup,
     help="Give every node of a cluster the same JWT-signing key, and keep it that way.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -31,6 +33,8 @@ app.add_typer(store.app, name="store")
 app.add_typer(key_changes.app, name="key")
 app.add_typer(policy.app, name="policy")
 app.add_typer(node.app, name="node")
+app.add_typer(jwt.app, name="jwt")
+app.add_typer(jwe.app, name="jwe")
 app.add_typer(config.app, name="config")
 
 
@@ -166,7 +170,7 @@ def run_app() -> int:
     except typer.exceptions.TyperException as exc:
         return _usage(exc)
     except KeydistError as exc:  # of what runs before a command does, as --version
-        return fail(exc, as_json=False)
+        return fail(exc, as_json="--json" in sys.argv)
     return code if isinstance(code, int) else 0
 
 

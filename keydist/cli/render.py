@@ -36,6 +36,19 @@ def print_line(text: str) -> None:
     _print(printable(text))
 
 
+def print_bytes(data: bytes) -> None:
+    """Print bytes on standard output, exactly these. Raises `DiskError`."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as exc:
+        _never_again(sys.stdout)
+        raise _unwritable(exc) from exc
+
+
 def tell(text: str) -> None:
     """Print a line for people on standard error. What cannot be told changes no result."""
     with suppress(OSError):
@@ -70,18 +83,26 @@ def write(stream: TextIO | None, text: str) -> None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError:
-        # What is still buffered would fail once more when the interpreter ends, and change the exit code.
-        with suppress(OSError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
+        _never_again(stream)
         raise
+
+
+def _never_again(stream: TextIO) -> None:
+    """Let a stream that failed take nothing: what it has buffered would fail once more when the interpreter ends."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _print(text: str) -> None:
     try:
         write(sys.stdout, f"{text}\n")
     except OSError as exc:
-        raise DiskError(
-            "standard output cannot be written", found=os.strerror(exc.errno or 0), fix="look at where it goes"
-        ) from exc
+        raise _unwritable(exc) from exc
+
+
+def _unwritable(exc: OSError) -> DiskError:
+    return DiskError(
+        "standard output cannot be written", found=os.strerror(exc.errno or 0), fix="look at where it goes"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from keydist.core.strict import b64url_encode
+from keydist.core.strict import b64url_decode, b64url_encode
 from keydist.errors import MalformedError, TamperedError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -164,6 +165,33 @@ def public_of_spki(spki: bytes, alg: str) -> PublicPart:
     if part.spki != spki:
         raise MalformedError("a public key is not in its one encoding", expected="SubjectPublicKeyInfo in DER")
     return part
+
+
+def public_of_jwk(members: Mapping[str, str], alg: str) -> PublicPart:
+    """Check the required members of a public JWK (one encoding) for `alg`. Raises `MalformedError`."""
+    numbers = {
+        name: b64url_decode(text, f"the JWK's {name}") for name, text in members.items() if name not in ("kty", "crv")
+    }
+    try:
+        part = _public_part(_loaded_jwk(numbers), alg)
+    except _UNREADABLE:
+        raise MalformedError("a public key cannot be read", expected="a JWK of a usable key") from None
+    if part.members != members:
+        raise MalformedError("a public key is not in its one encoding", expected="its required members, exactly")
+    return part
+
+
+def _loaded_jwk(numbers: Mapping[str, bytes]) -> PublicKey:
+    """Return the key of a JWK's numbers; what kind it is shows by their names."""
+    if numbers.keys() == {"n", "e"}:
+        n, e = (int.from_bytes(numbers[name], "big") for name in ("n", "e"))
+        return rsa.RSAPublicNumbers(e, n).public_key()
+    if numbers.keys() == {"x", "y"}:
+        x, y = (int.from_bytes(numbers[name], "big") for name in ("x", "y"))
+        return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    if numbers.keys() == {"x"}:
+        return ed25519.Ed25519PublicKey.from_public_bytes(numbers["x"])
+    raise MalformedError("a JWK is of no known kind", expected="RSA, P-256 or Ed25519")
 
 
 def sign(private: PrivateKey, alg: str, message: bytes) -> bytes:

@@ -52,6 +52,8 @@ from keydist.core.token import BootstrapToken
 from keydist.errors import BusyError, ConflictError, MalformedError
 
 LOCK_SECONDS: Final = 10.0
+MOST_JWK: Final = 4096
+"""The largest file of a public key, in bytes: RSA with 4096 bits takes about 800."""
 _LOCK_PAUSE: Final = 0.02
 _OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, HOOKS, PUBLIC, QUARANTINE})
 
@@ -154,6 +156,18 @@ class PosixKeysetDisk:
             return Notes()
         with root:
             return read_notes(root)
+
+    def public_jwk(self, kid: str) -> bytes | None:
+        """Return the public key that was kept of a kid; see `PublicKeys`."""
+        root = self._open(self._path)
+        if root is None:
+            return None
+        with root:
+            public = root.sub(PUBLIC, mode=self._mode)
+            if public is None:
+                return None
+            with public:
+                return public.read(f"{kid}.jwk", most=MOST_JWK)
 
     def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
         """Keep when this node put its keyset back, or tried a backup out; see `KeysetDisk`."""
