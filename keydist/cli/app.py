@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import cache
 from typing import Annotated
 
 import typer
 import typer.exceptions
+import typer.main
+from typer.core import TyperGroup
 
 from keydist import __version__
 from keydist.cli import bootstrap as bootstrap_command
@@ -159,12 +162,21 @@ app.command("status")(status)
 app.command("jwks")(keys.jwks)
 
 
+@cache
+def _command() -> TyperGroup:
+    """Return the whole command line, built once: that takes longer than most commands do."""
+    built = typer.main.get_command(app)
+    if not isinstance(built, TyperGroup):  # pragma: no cover - it has many commands
+        raise TypeError
+    return built
+
+
 def run_app() -> int:
     """Run the command that the arguments name, and return its exit code."""
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BytesIO())  # closed, it reads as an empty one
     try:
-        code: object = app(prog_name=_NAME, standalone_mode=False)
+        code: object = _command()(prog_name=_NAME, standalone_mode=False)
     except typer.Abort:
         return 130
     except typer.exceptions.TyperException as exc:

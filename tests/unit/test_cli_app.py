@@ -250,7 +250,7 @@ def test_an_interrupt_ends_with_130(node: CliNode, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_command_that_returns_nothing_has_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "app", lambda **_options: None)
+    monkeypatch.setattr(application, "_command", lambda: lambda **_options: None)
     assert application.run_app() == 0
 
 

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from keydist.adapters.public_file import read_bounded, write_backup, write_public
+from keydist.adapters.public_file import read_bounded, remove, write_backup, write_private, write_public
 from keydist.errors import ConfigError, DiskError, KeydistError, MalformedError
 
 Writer = Callable[[str, bytes], object]
-WRITERS = pytest.mark.parametrize("write", [write_public, write_backup])
+WRITERS = pytest.mark.parametrize("write", [write_public, write_private, write_backup])
 
 
 def fails(code: int) -> Callable[..., NoReturn]:
@@ -173,3 +173,34 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, name: str) -> None:
         read_bounded(str(tmp_path / name), most=10)
     assert isinstance(refused.value, KeydistError)
     assert refused.value.fix
+
+
+# --- private files ------------------------------------------------------------------------------
+
+
+def test_a_private_file_is_replaced_whole_and_is_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "jwt"
+    file.write_bytes(b"of others")
+    file.chmod(0o666)
+    for data in (b"one", b"one", b"two"):
+        inode = file.stat().st_ino
+        with file.open("rb") as reading:
+            before = reading.read()
+            write_private(str(file), data)
+            reading.seek(0)
+            assert reading.read() == before
+        assert (file.read_bytes(), mode(file)) == (data, 0o600)
+        assert file.stat().st_ino != inode
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_removing_is_durable_and_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, synced = tmp_path / "jwt", []
+    write_private(str(file), b"one")
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for _ in range(2):
+        remove(str(file))
+        assert not file.exists()
+    assert len(synced) == 2
+    with pytest.raises(DiskError, match="cannot remove"):
+        remove(str(tmp_path))
