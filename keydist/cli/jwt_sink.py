@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
@@ -100,7 +101,7 @@ def _left_in(path: str) -> OwnJwt | None:
 
     Raises `ConfigError` for a file that holds something else: it is somebody's, and would be lost.
     """
-    if not os.path.lexists(path) or os.path.isdir(path):  # noqa: PTH112 - a directory is refused when it is written
+    if not Path(path).is_file():  # what else is there is refused when it is written
         return None
     raw = read_input(path, most=MAX_JWT)
     try:
