@@ -54,7 +54,7 @@ def test_the_commands_that_others_depend_on_are_there() -> None:
     others = """bootstrap | status | demo | reset | token generate | token inspect | key list | key show | key export
         | key rotate | key revoke | key extend | token rotate | token retire | policy show | policy set
         | store init | store republish | store resolve | store backup | store restore | jwks | config check
-        | config show | config schema"""
+        | config show | config schema | jwt mint | jwt verify | jwt inspect | jwt sink | jwe encrypt | jwe decrypt"""
     assert {tuple(name.split()) for name in others.split("|")} <= set(ALL)
 
 
@@ -75,7 +75,9 @@ def test_every_command_refuses_what_it_does_not_know(node: CliNode, command: tup
     assert answer.err.startswith("keydist: No such option: --no-such-option")
 
 
-@pytest.mark.parametrize("arguments", [(), ("token",), ("store",), ("key",), ("policy",), ("config",)])
+@pytest.mark.parametrize(
+    "arguments", [(), *((name,) for name in ("token", "store", "key", "policy", "config", "jwt", "jwe"))]
+)
 def test_a_command_that_needs_more_answers_with_its_help(node: CliNode, arguments: tuple[str, ...]) -> None:
     answer = node.run(*arguments)
     assert (answer.code, answer.out) == (2, "")

@@ -17,6 +17,8 @@ from keydist.core.jwk import jwk_set
 from keydist.core.jws import MAX_JWT, parse_compact
 from keydist.core.keyset import State
 from keydist.core.strict import b64url_encode
+from keydist.errors import UsageError
+from keydist.services.past import verify_past
 from tests.fakes.memory_store import Fault
 from tests.material import Change, chain, extend, sig_key
 from tests.unit.cli_node import Answer
@@ -438,6 +440,20 @@ def test_state_that_others_may_write_tells_nothing(node: JwtNode) -> None:
     jwt = of_then(node)
     node.state.chmod(0o777)
     assert node.verify(jwt, "--at", str(THEN), "--quiet").code == 75
+
+
+def test_the_leeway_counts_as_of_any_time(node: JwtNode) -> None:
+    jwt = of_then(node)
+    assert node.verify(jwt, "--at", str(THEN + 601), "--leeway", "0", "--quiet").code == 65
+    assert node.verify(jwt, "--at", str(THEN + 900), "--leeway", "10m", "--quiet").code == 0
+
+
+@pytest.mark.parametrize("empty", ["audience", "issuer"])
+def test_a_jwt_is_never_measured_by_nothing(node: JwtNode, empty: str) -> None:
+    disk = node.disk()
+    audience, issuer = ("" if name == empty else "x" for name in ("audience", "issuer"))
+    with pytest.raises(UsageError):
+        verify_past(node.jwt, keys=disk, load=node.load, at=THEN, audience=audience, issuer=issuer)
 
 
 def test_a_signature_is_checked_as_of_any_time(node: JwtNode) -> None:

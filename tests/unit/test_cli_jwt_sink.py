@@ -31,7 +31,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_once_writes_one_and_leaves(node: JwtNode, tmp_path: Path) -> None:
     out = tmp_path / "jwt"
     for _ in range(2):
-        answer = node.run("jwt", "sink", "--out", str(out), *SUB, "--once")
+        answer = node.run("jwt", "sink", "--out", str(out), *SUB, "--renew-at", "1m", "--once")
         assert (answer.code, answer.out, answer.err) == (0, "", "")
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
         assert node.verify(out.read_bytes(), "--quiet").code == 0

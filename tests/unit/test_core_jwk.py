@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from keydist.core import crypto
-from keydist.core.jwk import bits_of, jwk_set, public_jwk, thumbprint
+from keydist.core.jwk import bits_of, jwk_set, parse_public_jwk, public_jwk, thumbprint
 from keydist.core.keyset import State
-from keydist.core.strict import b64url_encode
+from keydist.core.strict import b64url_encode, serialise
 from keydist.errors import MalformedError
 from tests.material import Change, enc_key, history, make_keyset, sig_key
 
@@ -94,3 +96,53 @@ def test_the_size_is_told_to_the_bit(bits: int) -> None:
 def test_a_symmetric_key_has_no_modulus() -> None:
     with pytest.raises(MalformedError, match="no public part"):
         bits_of(enc_key("A"))
+
+
+# --- reading one back ---------------------------------------------------------------------------
+
+KINDS = [("rsa-a", "RS256"), ("rsa-a", "PS256"), ("A", "ES256"), ("A", "EdDSA")]
+
+
+@pytest.mark.parametrize(("name", "alg"), KINDS)
+def test_a_jwk_is_read_back_as_the_key_that_it_was_made_from(name: str, alg: str) -> None:
+    key = sig_key(name, alg=alg)
+    assert parse_public_jwk(serialise(public_jwk(key)), key.kid) == (alg, key.public)
+
+
+def jwk_of(name: str, alg: str) -> dict[str, Any]:
+    return dict(public_jwk(sig_key(name, alg=alg)))
+
+
+RSA, EC, OKP = (jwk_of(name, alg) for name, alg in (KINDS[0], KINDS[2], KINDS[3]))
+REFUSED: dict[str, dict[str, Any]] = {
+    "no kty": {name: value for name, value in OKP.items() if name != "kty"},
+    "no alg": {name: value for name, value in OKP.items() if name != "alg"},
+    "no use": {name: value for name, value in OKP.items() if name != "use"},
+    "no kid": {name: value for name, value in OKP.items() if name != "kid"},
+    "no key": {name: OKP[name] for name in ("kty", "use", "alg", "kid")},
+    "nothing": {},
+    "another kty": OKP | {"kty": "EC"},
+    "another crv": OKP | {"crv": "X25519"},
+    "another alg": RSA | {"alg": "ES256"},
+    "an unsupported alg": RSA | {"alg": "RS512"},
+    "another use": OKP | {"use": "enc"},
+    "another kid": OKP | {"kid": EC["kid"]},
+    "another key": OKP | {"x": b64url_encode(bytes(31) + b"\x01")},
+    "a key that is too short": OKP | {"x": b64url_encode(bytes(31))},
+    "no base64url": OKP | {"x": OKP["x"] + "="},
+    "a private member": OKP | {"d": OKP["x"]},
+    "a member that is no text": RSA | {"e": 65537},
+    "a point that is not on the curve": EC | {"y": EC["x"]},
+    "a coordinate with a zero before": EC | {"x": b64url_encode(bytes(1) + b"\x01" * 32)},
+    "a modulus of one": RSA | {"n": b64url_encode(b"\x01")},
+    "a modulus of nothing": RSA | {"n": ""},
+    "another exponent": RSA | {"e": b64url_encode(b"\x03")},
+    "an exponent with a zero before": RSA | {"e": b64url_encode(b"\x00\x01\x00\x01")},
+}
+
+
+@pytest.mark.parametrize("jwk", REFUSED.values(), ids=REFUSED)
+def test_a_jwk_of_another_spelling_or_another_key_is_refused(jwk: dict[str, Any]) -> None:
+    kid = next(known["kid"] for known in (RSA, EC, OKP) if known["kty"] == jwk.get("kty") or known is OKP)
+    with pytest.raises(MalformedError):
+        parse_public_jwk(json.dumps(jwk).encode(), kid)
