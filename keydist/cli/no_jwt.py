@@ -35,6 +35,6 @@ class NoJwtGroup(TyperGroup):
             raise UsageError(
                 "an argument looks like a JWT, and every user of this machine can read arguments",
                 expected="a file, or - for standard input",
-                fix='write it to standard input: printf %s "$JWT" | keydist jwt verify …; let go of this one',
+                fix='write it to standard input: printf %s "$JWT" | keydist jwt verify; let go of this one',
             )
         return super().parse_args(ctx, args)

@@ -123,14 +123,14 @@ def test_a_sink_is_ready_with_its_file_follows_the_key_and_ends_when_told(node: 
         return lambda: out.exists() and own_jwt(out.read_text(encoding="ascii")).kid == kid
 
     try:
-        eventually(lambda: "READY=1" in running.said())
+        eventually(lambda: "READY=1" in running.said(), within=30)
         assert held_by(key_of(node.held).kid)()
         first = out.read_text(encoding="ascii")
         after = extend(node.held, Change.REVOKE_ACTIVE)
         node.install(after)
         node.held = after
         node.confirm()
-        eventually(held_by(key_of(after).kid))
+        eventually(held_by(key_of(after).kid), within=30)
         assert node.verify(first, "--quiet").code == 65
     finally:
         code, seconds = running.end()

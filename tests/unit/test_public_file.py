@@ -195,7 +195,8 @@ def test_a_private_file_is_replaced_whole_and_is_for_its_owner_alone(tmp_path: P
 
 
 def test_removing_is_durable_and_can_be_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, synced = tmp_path / "jwt", []
+    file = tmp_path / "jwt"
+    synced: list[int] = []
     write_private(str(file), b"one")
     monkeypatch.setattr(os, "fsync", synced.append)
     for _ in range(2):
