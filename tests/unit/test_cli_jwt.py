@@ -536,7 +536,7 @@ done
 def test_the_gate_in_a_real_shell_lets_in_only_what_is_valid_with_nats_down(node: JwtNode, tmp_path: Path) -> None:
     node.configure(issuer=ISSUER, nats={"servers": ["nats://127.0.0.1:1"]})
     jwt, bait = node.jwt, tmp_path / "bait"
-    tokens = [jwt, f"{jwt}' || echo authorized #", f"x\n{jwt}", f"$(touch {bait})", f'"; touch {bait}; "', ""]
+    tokens = [jwt, f"{jwt}' || echo authorized #", f"$(touch {bait})\n{jwt}", f'"; touch {bait}; "']
     done = subprocess.run(
         ["bash", "-c", GATE],
         input="".join(f"{token}\0" for token in tokens),
@@ -547,7 +547,7 @@ def test_the_gate_in_a_real_shell_lets_in_only_what_is_valid_with_nats_down(node
         cwd=Path(__file__).parents[2],
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split("\n") == ["authorized", *["refused 65"] * 5, ""]
+    assert done.stdout.split("\n") == ["authorized", *["refused 65"] * 3, ""]
     assert not bait.exists()
 
 
