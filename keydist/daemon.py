@@ -12,6 +12,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from keydist.adapters.credentials_socket import CredentialsSocket
 from keydist.adapters.disk.archive import JWKS, PEM
 from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.hooks import HookFiles, Hooks
@@ -76,6 +77,7 @@ class Daemon:
         self._told = asyncio.Event()
         self._stops = False
         self._start: Start | None = None
+        self._credentials: CredentialsSocket | None = None
 
     async def run(self) -> None:
         """Run until SIGTERM. Raises what keeps an agent from starting at all."""
@@ -87,8 +89,12 @@ class Daemon:
         config = node.config
         self._log.event("started", version=self._version, cluster=config.cluster, node=config.node, role=config.role)
         run: _Run | None = _Run(node, node.load())  # a state directory that must not be touched ends it here
-        while run is not None:
-            run = await self._run_until_told(run)
+        try:
+            while run is not None:
+                run = await self._run_until_told(run)
+        finally:
+            if self._credentials is not None:
+                self._credentials.close()
         self._log.event("stopped")
 
     def _stop(self) -> None:
@@ -157,6 +163,7 @@ class Daemon:
         config = node.config
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
         mints = MintKeeper(config.runtime_dir)
+        credentials = self._offered(node)
         return Agent(
             node=Node(
                 store=ports.store,
@@ -180,10 +187,19 @@ class Daemon:
             ),
             resync=config.resync,
             rehearse_every=config.rehearse_every,
-            listeners=(HookListener(hooks, config), mints),
-            others=(hooks.run,),
-            own_alarms=lambda: _own_alarms(node, hooks),
+            listeners=(HookListener(hooks, config), mints, credentials),
+            others=(hooks.run, credentials.run),
+            own_alarms=lambda: _own_alarms(node, hooks) + credentials.alarms(),
         )
+
+    def _offered(self, node: Machine) -> CredentialsSocket:
+        """Return the one socket for credentials, as configured now: who connects during a reload is answered after."""
+        config = node.config
+        if self._credentials is None:
+            live = f"{config.state_dir}/live"
+            self._credentials = CredentialsSocket(config.runtime_dir, live=live, log=self._log, clock=node.clock)
+        self._credentials.rules = config.credentials
+        return self._credentials
 
     def _count_start(self, node: Machine) -> Start:
         """Return who this start is; where the disk takes no note of it, who this process was before, or a new one."""

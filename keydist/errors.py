@@ -242,6 +242,12 @@ class HookFailedError(TransientError):
     code = "hook-failed"
 
 
+class ListenError(TransientError):
+    """An address at which the agent should serve cannot be had."""
+
+    code = "cannot-listen"
+
+
 class OverdueError(TransientError):
     """A phase of a rotation that should be over by now."""
 

@@ -19,6 +19,7 @@ from keydist.core.policy import Policy
 from keydist.errors import ConfigError, MalformedError
 
 if TYPE_CHECKING:
+    from keydist.adapters.config_credentials import CredentialRule
     from keydist.adapters.config_hooks import Hook
 
 __all__ = ["DEFAULT_PATH", "Config", "KeyConfig", "NatsConfig", "TlsConfig", "describe", "json_schema", "load_config"]
@@ -77,6 +78,7 @@ class Config(NamedTuple):
     resync: int
     rehearse_every: int
     hooks: tuple[Hook, ...]
+    credentials: tuple[CredentialRule, ...]
 
 
 def load_config(path: str | None, *, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Config:
@@ -95,6 +97,7 @@ def describe(
     config = _build(settled)
     values = settled.values | {"node": config.node, "key.bits": config.key.bits, TLS: config.nats.tls is not None}
     values["hooks"] = [hook.as_mapping() for hook in config.hooks]
+    values["credentials"] = [rule.as_mapping() for rule in config.credentials]
     names = [field.name for field in FIELDS]
     names.insert(names.index(f"{TLS}.ca_file"), TLS)
     return [(name, values[name], settled.sources.get(name, "default")) for name in names]

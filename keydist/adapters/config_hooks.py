@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from keydist.adapters.config_layers import nearest
+from keydist.adapters.config_entries import entries_of, members_of
 from keydist.adapters.config_schema import MAX_TEXT, duration_shape, kind_of, shown, text_of
-from keydist.adapters.config_yaml import printable
 from keydist.adapters.duration import format_duration
 from keydist.errors import ConfigError
 
@@ -55,45 +54,16 @@ class Hook(NamedTuple):
 
 def parse_hooks(value: object) -> tuple[Hook, ...]:
     """Return the hooks of a list of mappings. Raises `ConfigError`, counting entries from 1."""
-    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        found = "a list with something else in it" if isinstance(value, list) else kind_of(value)
-        raise ConfigError("is not a list of mappings", expected="a list of mappings, in the file", found=found)
-    if len(value) > MAX_HOOKS:
-        raise ConfigError("has too many entries", expected=f"at most {MAX_HOOKS}", found=str(len(value)))
-    hooks: list[Hook] = []
-    for number, entry in enumerate(value, start=1):
-        try:
-            hook = _parse_hook(entry)
-        except ConfigError as exc:
-            message = f"entry {number}: {exc.message}"
-            raise ConfigError(message, expected=exc.expected, found=exc.found, fix=exc.fix) from None
-        if hook.action() in [other.action() for other in hooks]:
-            raise ConfigError(f"entry {number} does what an earlier one does", fix="keep one of the two")
-        hooks.append(hook)
-    return tuple(hooks)
+    return entries_of(value, most=MAX_HOOKS, parse=_parse_hook, same=Hook.action, again="does what an earlier one does")
 
 
 def _parse_hook(entry: Mapping[str, object]) -> Hook:
-    for name in entry:
-        if name not in _MEMBERS:
-            near = nearest(name, _MEMBERS, cutoff=0.6)
-            fix = f"did you mean {near}?" if near else f"the keys known here are {', '.join(_MEMBERS)}"
-            raise ConfigError(f"unknown key {printable(name)}", fix=fix)
-    if ("run" in entry) == ("signal" in entry or "unit" in entry):
+    found = members_of(entry, _MEMBERS)
+    if ("run" in found) == ("signal" in found or "unit" in found):
         raise ConfigError("not one thing to do", expected="either run, or signal and unit")
-    if "run" not in entry and not {"signal", "unit"} <= entry.keys():
+    if "run" not in found and not {"signal", "unit"} <= found.keys():
         raise ConfigError("signal and unit go together", fix="name both")
-    return Hook(**{"on": "key", **{name: _member(name, value) for name, value in entry.items()}})
-
-
-def _member(name: str, value: object) -> Any:  # noqa: ANN401 - what `Hook` says of that member
-    if value is None:
-        raise ConfigError(f"{name} is empty", expected="a value", fix="give it a value, or remove it")
-    try:
-        return _MEMBERS[name](value)
-    except ConfigError as exc:
-        message = f"{name} {exc.message}"
-        raise ConfigError(message, expected=exc.expected, found=exc.found, fix=exc.fix) from None
+    return Hook(**{"on": "key", **found})
 
 
 def _one_of(*names: str) -> Callable[[object], str]:

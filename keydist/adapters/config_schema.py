@@ -184,6 +184,14 @@ def _parse_hooks(value: object) -> object:
     return parse_hooks(value)
 
 
+def _parse_credentials(value: object) -> object:
+    if value == []:
+        return ()
+    from keydist.adapters.config_credentials import parse_credentials  # noqa: PLC0415 - most nodes have none
+
+    return parse_credentials(value)
+
+
 PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
 _ISSUER_URL: Final = Shape(_parse_issuer, {"type": "string", "pattern": f"^{_ISSUER}$", "maxLength": MAX_TEXT})
 _SERVER_LIST: Final = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": f"^{_SERVER}$"}}
@@ -256,12 +264,20 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     Field("rehearse_every", _TIME, 2_592_000, "How old the last rehearsal of a backup may be; 0s for never asking."),
     Field("hooks", Shape(_parse_hooks, {"type": "array"}), (), "What runs when the key changes.", nullable=True),
+    Field(
+        "credentials",
+        Shape(_parse_credentials, {"type": "array"}),
+        (),
+        "Which systemd units take which credentials from creds.sock in runtime_dir.",
+        nullable=True,
+    ),
 )
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the configuration file."""
-    from keydist.adapters.config_hooks import MAX_HOOKS, hook_schema  # noqa: PLC0415 - no start needs it
+    from keydist.adapters.config_credentials import MAX_RULES, credential_schema  # noqa: PLC0415 - no start needs it
+    from keydist.adapters.config_hooks import MAX_HOOKS, hook_schema  # noqa: PLC0415
 
     root = _object("The configuration file of keydist.")
     sections = {"": root}
@@ -273,6 +289,7 @@ def json_schema() -> dict[str, Any]:
         sections[section]["properties"][leaf] = _leaf(field)
     sections["nats.tls"]["dependentRequired"] = {"cert_file": ["key_file"], "key_file": ["cert_file"]}
     root["properties"]["hooks"] |= {"maxItems": MAX_HOOKS, "items": hook_schema()}
+    root["properties"]["credentials"] |= {"maxItems": MAX_RULES, "items": credential_schema()}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "keydist.yaml"}
     return {**head, **root, "required": ["cluster"]}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keydist.adapters.config import Config, TlsConfig, load_config
+from keydist.adapters.config_credentials import CredentialRule
 from keydist.adapters.config_hooks import Hook
 from keydist.adapters.config_schema import POLICY_NAMES
 
@@ -38,6 +39,9 @@ rehearse_every: 1w
 hooks:
 - {run: [/usr/local/bin/reload, --now, ""], "on": jwks, timeout: 1m, retries: 0}
 - {signal: HUP, unit: nginx.service}
+credentials:
+- {unit: web.service, names: [signing-key, jwks]}
+- {unit: web@*.service, names: [jwks]}
 """
 
 
@@ -71,6 +75,18 @@ GOOD = [
     ('hooks: [{run: ["/a b", "é\\n"]}]', "hooks", (Hook(on="key", run=("/a b", "é\n")),)),
     ("hooks: [{signal: USR1, unit: 'a@b:c\\x2d.service', timeout: 1}]", "hooks", (_SIGNALLED,)),
     ("hooks: [{run: [/a]}, {run: [/a], 'on': jwks}]", "hooks", (Hook("key", ("/a",)), Hook("jwks", ("/a",)))),
+    ("credentials:", "credentials", ()),
+    ("credentials: []", "credentials", ()),
+    (
+        "credentials: [{unit: 'a@b@c:\\x2d.service', names: [jwks]}]",
+        "credentials",
+        (CredentialRule("a@b@c:\\x2d.service", ("jwks",)),),
+    ),
+    (
+        f"credentials: [{{unit: {'x' * 64}.service, names: [signing-key]}}, {{unit: a@*.service, names: [jwks]}}]",
+        "credentials",
+        (CredentialRule(f"{'x' * 64}.service", ("signing-key",)), CredentialRule("a@*.service", ("jwks",))),
+    ),
     ("resync: 1", "resync", 1),
     ("rehearse_every: 0", "rehearse_every", 0),
     ("nats:", "nats.bucket", "keydist"),
@@ -142,6 +158,30 @@ BAD = [
     ("policy: {skew: -30}", "policy.skew is out of range .*at least 0s"),
     ("rotation: {max_tokens_per_key: -1}", "max_tokens_per_key is out of range .*at least 0"),
     ("lineage: ABCDEF00112233445566778899aabbcc", "lineage is not well formed"),
+    ("credentials: {unit: x}", "credentials is not a list of mappings .*found a mapping"),
+    ("credentials: [{unit: a.service}]", "credentials entry 1: unit and names go together"),
+    ("credentials: [{names: [jwks]}]", "credentials entry 1: unit and names go together"),
+    ("credentials: [{unti: a.service}]", r"credentials entry 1: unknown key unti; did you mean unit\?"),
+    *(
+        (f"credentials: [{{unit: '{unit}', names: [jwks]}}]", "credentials entry 1: unit is not the name of a service")
+        for unit in (
+            *("web", "web.socket", "*.service", "web*.service", "web@.service", "web@*", "web@a*.service"),
+            *(
+                "@a.service",
+                "-.service",
+                "a/b.service",
+                "a b.service",
+                "web.service.",
+                f"{'x' * 65}.service",
+                "é.service",
+            ),
+        )
+    ),
+    ("credentials: [{unit: a.service, names: jwks}]", "names is not a list of credentials .*found text"),
+    ("credentials: [{unit: a.service, names: []}]", "names is not a list of credentials .*found an empty list"),
+    ("credentials: [{unit: a.service, names: [token]}]", "entry 1: names has one that does not exist .*'token'"),
+    ("credentials: [{unit: a.service, names: [1]}]", "entry 1: names is not text"),
+    ("credentials: [{unit: a.service, names: [jwks, jwks]}]", "entry 1: names has one twice"),
     ("hooks: {run: x}", "hooks is not a list of mappings .*found a mapping"),
     ("hooks: [x]", "hooks is not a list of mappings .*with something else"),
     ("hooks: [{rnu: [/a]}]", r"hooks entry 1: unknown key rnu; did you mean run\?"),
@@ -175,6 +215,10 @@ BAD = [
 ]
 # These the loader alone can tell.
 BAD_FOR_THE_LOADER = [
+    (
+        "credentials: [{unit: a.service, names: [jwks]}, {unit: a.service, names: [signing-key]}]",
+        "credentials entry 2 is about the unit of an earlier one",
+    ),
     ("heartbeat: 2h", "heartbeat is out of range .*found 7200s"),
     ("issuer: http://example.org", "issuer is not an address"),
     ("issuer: https://x:0", "issuer has an impossible port"),

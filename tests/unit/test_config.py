@@ -15,6 +15,7 @@ import yaml
 
 from keydist.adapters import config_layers
 from keydist.adapters.config import MAX_LOCATION, Config, NatsConfig, TlsConfig, describe, json_schema
+from keydist.adapters.config_credentials import NAMES, CredentialRule, is_allowed, parse_credentials
 from keydist.adapters.config_hooks import Hook, parse_hooks
 from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, SECTIONS, kind_of
 from keydist.core import crypto, envelope
@@ -54,6 +55,10 @@ def test_every_field_is_read(tmp_path: Path) -> None:
             Hook(on="jwks", run=("/usr/local/bin/reload", "--now", ""), timeout=60, retries=0),
             Hook(on="key", signal="HUP", unit="nginx.service", timeout=30, retries=3),
         ),
+        credentials=(
+            CredentialRule(unit="web.service", names=("signing-key", "jwks")),
+            CredentialRule(unit="web@*.service", names=("jwks",)),
+        ),
     )
     assert (config.key.alg, config.key.bits) == ("PS256", 4096)
 
@@ -64,7 +69,7 @@ def test_a_bare_on_is_the_name_of_a_member(tmp_path: Path) -> None:
         load(tmp_path, "cluster: c\nhooks: [{on: jwks, 'on': key, run: [/a]}]")
 
 
-def test_hooks_are_shown_as_the_file_has_them(tmp_path: Path) -> None:
+def test_lists_of_mappings_are_shown_as_the_file_has_them(tmp_path: Path) -> None:
     config = load(tmp_path, FULL)
     rows = {name: value for name, value, _ in describe(str(tmp_path / "keydist.yaml"), environ={}, overrides={})}
     assert rows["hooks"] == [
@@ -72,6 +77,28 @@ def test_hooks_are_shown_as_the_file_has_them(tmp_path: Path) -> None:
         {"on": "key", "signal": "HUP", "unit": "nginx.service", "timeout": "30s", "retries": 3},
     ]
     assert parse_hooks(rows["hooks"]) == config.hooks
+    assert parse_credentials(rows["credentials"]) == config.credentials
+
+
+def test_a_list_of_mappings_has_a_bound() -> None:
+    with pytest.raises(ConfigError, match=r"has too many entries .*expected at most 256, found 257"):
+        parse_credentials([{"unit": f"a{number}.service", "names": ["jwks"]} for number in range(257)])
+
+
+@pytest.mark.parametrize(
+    ("unit", "names"),
+    [
+        ("web.service", {"signing-key", "jwks"}),
+        ("webb.service", set()),
+        ("web@a.service", {"jwks"}),
+        ("web@a@b.service", {"jwks"}),
+        ("web@.service", set()),
+        ("other@a.service", set()),
+    ],
+)
+def test_a_unit_takes_what_a_rule_names_for_it_or_for_its_template(tmp_path: Path, unit: str, names: set[str]) -> None:
+    rules = load(tmp_path, FULL).credentials
+    assert {name for name in (*NAMES, "token", "") if is_allowed(rules, unit, name)} == names
 
 
 @pytest.mark.parametrize("argument", ["\ud800", "\0", "x" * 4097])
@@ -80,12 +107,12 @@ def test_an_argument_that_no_process_can_be_given_is_refused(argument: str) -> N
         parse_hooks([{"run": ["/a", argument]}])
 
 
-def test_a_configuration_without_hooks_does_not_load_their_parser(tmp_path: Path) -> None:
+def test_a_configuration_without_lists_of_mappings_does_not_load_their_parsers(tmp_path: Path) -> None:
     load(tmp_path, "cluster: c")
     program = (
         "import sys; from keydist.adapters.config import load_config as l; l(sys.argv[1], environ={}, overrides={})"
     )
-    program += "; sys.exit('keydist.adapters.config_hooks' in sys.modules)"
+    program += "; sys.exit(any(f'keydist.adapters.config_{name}' in sys.modules for name in ('hooks', 'credentials')))"
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "keydist.yaml")], check=False).returncode == 0
 
 
@@ -143,6 +170,8 @@ def violations(schema: Mapping[str, Any], value: object) -> Iterator[str]:
     elif isinstance(value, list):
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
             yield "items"
+        if schema.get("uniqueItems") and any(value.count(item) > 1 for item in value):
+            yield "uniqueItems"
         first = schema.get("prefixItems", [])
         for item, rule in zip(value, [*first, *[schema["items"]] * len(value)], strict=False):
             yield from violations(rule, item)

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from keydist.adapters.credentials_socket import SOCKET
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.core.record import Record, open_record
 from tests.material import OTHER_TOKEN, TOKEN, Change, extend
 from tests.unit.agent_host import Host, eventually, pause
+from tests.unit.service_manager import ROOT, address_of, client, read
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -460,3 +462,44 @@ def test_a_hook_that_fails_is_an_alarm(install: Callable[..., Host]) -> None:
     agent = host.start()
     eventually(lambda: [event for event in agent.events("alarm") if event["code"] == "hook-failed"])
     agent.stop()
+
+
+# --- credentials for units ----------------------------------------------------------------------
+
+
+@ROOT
+@pytest.mark.parametrize("at_rest", ["plain", "sealed"])
+def test_units_take_credentials_by_the_rules_of_the_moment_while_it_runs(
+    install: Callable[..., Host], at_rest: str
+) -> None:
+    host = install(at_rest=at_rest, credentials=[{"unit": "web.service", "names": ["signing-key"]}])
+    path = host.directory / "run" / SOCKET
+    agent = host.start()
+    agent.wait_for("READY=1")
+    eventually(path.exists)
+
+    def ask(unit: str, credential: str) -> bytes | None:
+        return read(client(path, address_of(unit, credential)))
+
+    folder = host.directory / "run" if at_rest == "sealed" else host.state / "live"
+    assert ask("web.service", "signing-key") == (folder / "signing-key.pem").read_bytes()
+    assert ask("new.service", "jwks") is None
+    host.configure(credentials=[{"unit": "new.service", "names": ["jwks"]}])
+    agent.hang_up()
+    eventually(lambda: agent.events("reloaded"))
+    assert ask("web.service", "signing-key") is None
+    assert ask("new.service", "jwks") == (host.state / "live/jwks.json").read_bytes()
+    host.configure(credentials=[])
+    agent.hang_up()
+    eventually(lambda: not path.exists())
+    assert agent.stop() == 0
+    assert [event["unit"] for event in agent.events("credential-given")] == ["web.service", "new.service"]
+    assert [event["unit"] for event in agent.events("credential-refused")] == ["new.service", "web.service"]
+
+
+def test_the_socket_for_credentials_goes_with_the_agent(install: Callable[..., Host]) -> None:
+    host = install(credentials=[{"unit": "web.service", "names": ["jwks"]}])
+    agent = host.start()
+    eventually((host.directory / "run" / SOCKET).exists)
+    assert agent.stop() == 0
+    assert not (host.directory / "run" / SOCKET).exists()
