@@ -151,6 +151,7 @@ async def test_an_allowed_unit_gets_exactly_what_the_files_on_disk_hold(node: No
         (b"\0nobody", "it does not come from a service manager"),
         (None, "it does not come from a service manager"),
     ],
+    ids=["no rule for it", "a rule for another", "no such credential", "malformed", "another name", "no name"],
 )
 async def test_whoever_is_refused_gets_more_than_a_service_manager_takes(
     node: Node, address: bytes | None, reason: str
