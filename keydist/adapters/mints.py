@@ -78,10 +78,10 @@ class MintCounter:
         if os.getpid() != self._pid:
             self._begin()  # what the parent counted is the parent's; its lock is not this process's either
         with self._lock:
-            before = self._counts.get(kid)
-            self._counts[kid] = _sum(before or _NONE, Minted(1, expires))
+            before = self._counts.get(kid, _NONE)
+            self._counts[kid] = Minted(before.jwts + 1, max(before.last_expiry, expires))
             self._is_saved = False
-            if before is None or self._clock.monotonic() >= self._save_at:
+            if before is _NONE or self._clock.monotonic() >= self._save_at:
                 self._save()
 
     def close(self) -> None:
