@@ -111,11 +111,14 @@ def test_a_registered_claim_is_not_given_twice(name: str) -> None:
         pytest.param({"x": {"s"}}, id="a set"),
         pytest.param({"nbf": "soon"}, id="nbf that is no time"),
         pytest.param({"nbf": True}, id="nbf that is true"),
+        pytest.param({"jti": 7}, id="jti that is a number"),
+        pytest.param({"x": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]}, id="nested too deep"),
     ],
 )
 def test_what_a_strict_reader_refuses_is_not_minted(claims: dict[Any, Any]) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         composed(claims)
+    assert caught.value.found == "" or caught.value.found in map(ascii, claims), "which claim it is"
 
 
 def test_any_mapping_may_hold_the_claims() -> None:
