@@ -102,7 +102,8 @@ class Signer:
         check_lease(active.lease, now)
         if type(lifetime) is not int or not 0 < lifetime <= active.max_lifetime:
             _check_lifetime(lifetime, active, now)
-        issuer = issuer or self._issuer
+        if issuer is None:
+            issuer = self._issuer
         if issuer is None:
             raise UsageError("a JWT needs an issuer", fix="give one, or set issuer: in the configuration")
         expires = now + lifetime

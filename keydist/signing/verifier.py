@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from keydist.core import crypto
 from keydist.core.jwk import jwk_set
-from keydist.core.jws import Claims, check_claims, check_signature, parse_compact
+from keydist.core.jws import Claims, Parsed, check_claims, check_signature, parse_compact
 from keydist.core.lease import Lease
 from keydist.errors import InvalidJwtError, KeydistError, UnavailableError, UsageError
 from keydist.signing.following import Following, Snapshot, Tokens
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from keydist.ports import Clock, KeysetDisk
 
 _ASK_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 5.0
+
+
+class _Wanted(NamedTuple):
+    audience: str
+    issuer: str
+    leeway: int | None
+    typ: str
 
 
 class _Public(NamedTuple):
@@ -73,23 +82,28 @@ class Verifier:
         """Return what a JWT says, once its signature, its times, its issuer, its audience and its type are right.
 
         `leeway` is in seconds, the policy's unless given. Raises `InvalidJwtError` (with a `reason`),
-        `UnavailableError` where this node cannot tell, `UsageError` for an empty `audience` or `issuer`.
+        `UnavailableError` where this node cannot tell, `UsageError` for an `audience`, an `issuer` or a `leeway` that
+        says nothing. Waits where the kid is unknown and `refresh` asks for news.
         """
-        if not audience or not issuer:
-            raise UsageError("audience and issuer say what is expected of a JWT", expected="text that is not empty")
-        parsed = parse_compact(jwt)
-        kid, snapshot = parsed.header.kid, self._current()
-        if kid not in snapshot.view.keys and kid not in snapshot.revoked:
-            snapshot = self._asked_again()
-        if kid in snapshot.revoked:
-            raise InvalidJwtError("the key of the JWT was revoked", reason="kid-revoked", expected="a key in use")
-        key = snapshot.view.keys.get(kid)
-        if key is None:
-            self._refuse_unknown(snapshot.view.lease)
-        check_signature(parsed, key.loaded, alg=key.alg, typ=typ)
-        if leeway is None:
-            leeway = snapshot.view.keyset.policy.leeway
-        return check_claims(parsed, issuer=issuer, audience=audience, now=self._clock.now(), leeway=leeway)
+        wanted = _wanted(audience=audience, issuer=issuer, leeway=leeway, typ=typ)
+        parsed, snapshot = parse_compact(jwt), self._current()
+        if self._may_ask(parsed.header.kid, snapshot):
+            self._ask()
+            snapshot = self._current()
+        return self._judge(parsed, snapshot, wanted)
+
+    async def verify_async(
+        self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT"
+    ) -> Claims:
+        """As `verify`, in an event loop: only the question for news goes to a thread, and it has five seconds."""
+        wanted = _wanted(audience=audience, issuer=issuer, leeway=leeway, typ=typ)
+        parsed, snapshot = parse_compact(jwt), self._current()
+        if self._may_ask(parsed.header.kid, snapshot):
+            with suppress(TimeoutError):  # no news; the thread goes on, and what it brings counts for later JWTs
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await asyncio.to_thread(self._ask)
+            snapshot = self._current()
+        return self._judge(parsed, snapshot, wanted)
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Return the JWK Set (RFC 7517): every key that verifies, those among them that are yet to sign.
@@ -110,19 +124,36 @@ class Verifier:
                 "this node has no keyset to verify with", expected=exc.expected, found=exc.message, fix=exc.fix
             ) from exc
 
-    def _asked_again(self) -> Snapshot[_Trusted]:
-        """Return the snapshot after one more look, and one question, if the last was a second ago."""
+    def _may_ask(self, kid: str, snapshot: Snapshot[_Trusted]) -> bool:
+        """Tell whether a kid is unknown and nobody asked for news within the last second: then the caller shall."""
+        if kid in snapshot.view.keys or kid in snapshot.revoked:
+            return False
         with self._asking:
             now = self._clock.monotonic()
-            due = now >= self._ask_at
-            if due:
+            is_due = now >= self._ask_at
+            if is_due:
                 self._ask_at = now + _ASK_SECONDS
-        if due:
-            if self._refresh is not None:
-                with suppress(KeydistError, OSError):
-                    self._refresh()
-            self._following.look()
-        return self._current()
+            return is_due
+
+    def _ask(self) -> None:
+        """Ask for a newer keyset, and look at the disk whatever the answer."""
+        if self._refresh is not None:
+            with suppress(KeydistError, OSError):
+                self._refresh()
+        self._following.look()
+
+    def _judge(self, parsed: Parsed, snapshot: Snapshot[_Trusted], wanted: _Wanted) -> Claims:
+        kid = parsed.header.kid
+        if kid in snapshot.revoked:
+            raise InvalidJwtError("the key of the JWT was revoked", reason="kid-revoked", expected="a key in use")
+        key = snapshot.view.keys.get(kid)
+        if key is None:
+            self._refuse_unknown(snapshot.view.lease)
+        check_signature(parsed, key.loaded, alg=key.alg, typ=wanted.typ)
+        leeway = snapshot.view.keyset.policy.leeway if wanted.leeway is None else wanted.leeway
+        return check_claims(
+            parsed, issuer=wanted.issuer, audience=wanted.audience, now=self._clock.now(), leeway=leeway
+        )
 
     def _refuse_unknown(self, lease: Lease | None) -> NoReturn:
         now = self._clock.now()
@@ -134,6 +165,16 @@ class Verifier:
             found="never confirmed" if lease is None else f"confirmed {now - lease.confirmed} s ago",
             fix="try again; if it stays so, see why this node does not follow: keydist status",
         )
+
+
+def _wanted(*, audience: str, issuer: str, leeway: int | None, typ: str) -> _Wanted:
+    texts: tuple[object, ...] = (audience, issuer, typ)
+    for text in texts:
+        if not text or not isinstance(text, str):
+            raise UsageError("audience, issuer and typ say what is expected of a JWT", expected="text, and not empty")
+    if leeway is not None and (type(leeway) is not int or leeway < 0):
+        raise UsageError("a leeway is not a time", expected="seconds, 0 or more")
+    return _Wanted(audience, issuer, leeway, typ)
 
 
 def _trusted(held: Held, lease: Lease | None, before: _Trusted | None) -> _Trusted:
