@@ -1,8 +1,13 @@
-"""Verifier: hostile JWTs and the reason each is refused for, rotation and revocation seen by itself, 'cannot tell'."""
+"""Verifier: the states of keys, rotation and revocation seen by itself, news asked for, 'cannot tell'.
+
+Hostile JWTs, and the reason each is refused for, stand in `tests/vectors/jwts.json`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,13 +16,12 @@ import pytest
 
 from keydist.core import crypto
 from keydist.core.accept import Held
-from keydist.core.jws import MAX_JWT
 from keydist.core.keyset import Key, Revocation, State
 from keydist.core.local import Confirmation
 from keydist.core.policy import Policy
 from keydist.core.strict import b64url_encode
 from keydist.errors import CorruptError, DiskError, InvalidJwtError, KeydistError, UnavailableError, UsageError
-from keydist.signing import Claims, Verifier
+from keydist.signing import Claims, Verifier, verifier
 from tests.fakes.clock import VirtualClock
 from tests.fakes.memory_disk import MemoryKeysetDisk
 from tests.material import DAY, NOW, Change, enc_key, extend, first, hold, make_keyset, moved, private_key, sig_key
@@ -57,6 +61,9 @@ class Node:
     def verify(self, jwt: str, **options: Any) -> Claims:  # noqa: ANN401
         return self.verifier.verify(jwt, **({"audience": AUDIENCE, "issuer": ISSUER} | options))
 
+    async def verify_async(self, jwt: str, **options: Any) -> Claims:  # noqa: ANN401
+        return await self.verifier.verify_async(jwt, **({"audience": AUDIENCE, "issuer": ISSUER} | options))
+
     def takes(self, jwt: str, **options: Any) -> bool:  # noqa: ANN401
         return self.verify(jwt, **options).subject == "someone"
 
@@ -90,113 +97,7 @@ def jwt(key: Key = ACTIVE, **changed: object) -> str:
     return sealed(header(key), CLAIMS | changed, key)
 
 
-def without(value: dict[str, Any], name: str) -> dict[str, Any]:
-    return {member: value[member] for member in value if member != name}
-
-
 GOOD = jwt()
-HEAD, BODY, SIGNATURE = GOOD.split(".")
-HOSTILE: dict[str, tuple[str, str]] = {
-    # shape
-    "nothing": ("", "shape"),
-    "one segment": (HEAD, "shape"),
-    "two segments": (f"{HEAD}.{BODY}", "shape"),
-    "four segments": (f"{GOOD}.{SIGNATURE}", "shape"),
-    "a JWE's five segments": (f"{GOOD}.{BODY}.{BODY}", "shape"),
-    "too long": (f"{HEAD}.{'A' * MAX_JWT}.{SIGNATURE}", "size"),
-    "a header too long": (sealed(header(typ="x" * 600), CLAIMS), "size"),
-    "not ASCII": (f"{GOOD}é", "encoding"),
-    "padding": (f"{HEAD}=.{BODY}.{SIGNATURE}", "encoding"),
-    "padded signature": (f"{GOOD}==", "encoding"),
-    "the other base64": (f"{HEAD}.{BODY[:-2]}+/.{SIGNATURE}", "encoding"),
-    "a line break": (f"{HEAD}.{BODY}.{SIGNATURE}\n", "encoding"),
-    "spare bits": (
-        f"{HEAD}.{BODY}.{SIGNATURE[:-1]}{'B' if SIGNATURE[-1] == 'A' else chr(ord(SIGNATURE[-1]) + 1)}",
-        "encoding",
-    ),
-    "an impossible length": (f"{HEAD}.{BODY}.{SIGNATURE}AAA", "encoding"),
-    # header
-    "a header that is no JSON": (sealed(b"{", CLAIMS), "header"),
-    "a header that is an array": (sealed(b"[]", CLAIMS), "header"),
-    "an empty header": (f".{BODY}.{SIGNATURE}", "header"),
-    "no kid": (sealed(without(header(), "kid"), CLAIMS), "header"),
-    "no typ": (sealed(without(header(), "typ"), CLAIMS), "header"),
-    "no alg": (sealed(without(header(), "alg"), CLAIMS), "header"),
-    "alg twice": (sealed(b'{"alg":"none","alg":"EdDSA","kid":"x","typ":"JWT"}', CLAIMS), "header"),
-    "jku": (sealed(header(jku="https://evil"), CLAIMS), "header"),
-    "jwk": (sealed(header(jwk={"kty": "OKP"}), CLAIMS), "header"),
-    "x5u": (sealed(header(x5u="https://evil"), CLAIMS), "header"),
-    "x5c": (sealed(header(x5c=["MII"]), CLAIMS), "header"),
-    "crit": (sealed(header(crit=["exp"]), CLAIMS), "header"),
-    "b64": (sealed(header(b64=False), CLAIMS), "header"),
-    "zip": (sealed(header(zip="DEF"), CLAIMS), "header"),
-    "cty": (sealed(header(cty="JWT"), CLAIMS), "header"),
-    "a kid that is a number": (sealed(header(kid=1), CLAIMS), "header"),
-    "an alg that is an array": (sealed(header(alg=["EdDSA"]), CLAIMS), "header"),
-    # algorithm and key
-    "alg none": (f"{sealed(header(alg='none'), CLAIMS).rpartition('.')[0]}.", "alg"),
-    "alg none under an unknown kid": (sealed(header(alg="none", kid="x"), CLAIMS), "alg"),
-    "alg None": (sealed(header(alg="None"), CLAIMS), "alg"),
-    "HS256 with the public key": (sealed(header(alg="HS256"), CLAIMS), "alg"),
-    "a signature of RSA with SHA-1": (sealed(header(RETIRED, alg="RS1"), CLAIMS, RETIRED), "alg"),
-    "RS512": (sealed(header(RETIRED, alg="RS512"), CLAIMS, RETIRED), "alg"),
-    "PS256 by a key of RS256": (sealed(header(RETIRED, alg="PS256"), CLAIMS, RETIRED, alg="PS256"), "alg"),
-    "another supported alg": (sealed(header(alg="ES256"), CLAIMS), "alg"),
-    "another type": (sealed(header(typ="at+jwt"), CLAIMS), "typ"),
-    "the type in other letters": (sealed(header(typ="jwt"), CLAIMS), "typ"),
-    "an unknown kid": (sealed(header(kid="A" * 43), CLAIMS), "kid-unknown"),
-    "an empty kid": (sealed(header(kid=""), CLAIMS), "kid-unknown"),
-    "a kid that is a path": (sealed(header(kid="../../dev/null"), CLAIMS), "kid-unknown"),
-    "a kid in other letters": (sealed(header(kid=ACTIVE.kid.swapcase()), CLAIMS), "kid-unknown"),
-    "the kid of an encryption key": (sealed(header(kid=ENC.kid), CLAIMS), "kid-unknown"),
-    "a revoked key": (jwt(REVOKED), "kid-revoked"),
-    "another key's kid": (sealed(header(), CLAIMS, REVOKED), "signature"),
-    # signature
-    "no signature": (f"{HEAD}.{BODY}.", "signature"),
-    "a signature of zeros": (f"{HEAD}.{BODY}.{b64url_encode(bytes(64))}", "signature"),
-    "a signature of zeros, P-256": (f"{jwt(NEXT).rpartition('.')[0]}.{b64url_encode(bytes(64))}", "signature"),
-    "another JWT's signature": (f"{HEAD}.{BODY}.{jwt(sub='root').rpartition('.')[2]}", "signature"),
-    "altered claims": (
-        f"{HEAD}.{b64url_encode(json.dumps(CLAIMS | {'sub': 'root'}).encode())}.{SIGNATURE}",
-        "signature",
-    ),
-    "nothing signed": (f"{HEAD}..{SIGNATURE}", "signature"),
-    # claims
-    "claims that are no JSON": (sealed(header(), b"exp"), "claims"),
-    "no claims": (sealed(header(), b""), "claims"),
-    "claims that are an array": (sealed(header(), b"[]"), "claims"),
-    "a claim twice": (sealed(header(), json.dumps(CLAIMS)[:-1].encode() + b',"exp":9999999999}'), "claims"),
-    "claims in UTF-16": (sealed(header(), json.dumps(CLAIMS).encode("utf-16")), "claims"),
-    "a byte order mark": (sealed(header(), json.dumps(CLAIMS).encode("utf-8-sig")), "claims"),
-    "a float anywhere": (jwt(x=[1.5]), "claims"),
-    "exp as a float": (jwt(exp=NOW + 900.5), "claims"),
-    "exp as text": (jwt(exp=str(NOW + 900)), "claims"),
-    "exp as true": (jwt(exp=True), "claims"),
-    "exp beyond 2^53": (jwt(exp=2**53), "claims"),
-    "exp as 1e999": (sealed(header(), json.dumps(CLAIMS)[:-1].encode() + b',"x":1e999}'), "claims"),
-    "NaN": (jwt(x=float("nan")), "claims"),
-    "a negative iat": (jwt(iat=-1), "claims"),
-    "a null nbf": (jwt(nbf=None), "claims"),
-    "nested too deep": (sealed(header(), b'{"x":' + b"[" * 2500 + b"]" * 2500 + b"}"), "claims"),
-    "aud as an object": (jwt(aud={"api": 1}), "claims"),
-    "an empty aud": (jwt(aud=[]), "claims"),
-    "a number in aud": (jwt(aud=["api", 1]), "claims"),
-    "sub as a number": (jwt(sub=7), "claims"),
-    **{f"no {name}": (sealed(header(), without(CLAIMS, name)), "claims") for name in CLAIMS},
-    "another issuer": (jwt(iss="https://issuer/"), "issuer"),
-    "another audience": (jwt(aud="api2"), "audience"),
-    "an audience that contains ours": (jwt(aud=["xapi", "apix"]), "audience"),
-    "expired": (jwt(exp=NOW - 60), "expired"),
-    "expired long ago": (jwt(exp=0), "expired"),
-    "issued in the future": (jwt(iat=NOW + 61), "not-yet"),
-    "issued in the future, though valid before": (jwt(iat=NOW + 61, nbf=NOW), "not-yet"),
-    "not yet valid": (jwt(nbf=NOW + 61), "not-yet"),
-}
-
-
-@pytest.mark.parametrize(("hostile", "reason"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_jwt_is_refused_for_its_reason(hostile: str, reason: str) -> None:
-    assert Node().refusal(hostile) == reason
 
 
 @pytest.mark.parametrize("key", [ACTIVE, NEXT, RETIRED], ids=["active", "next", "retired"])
@@ -219,7 +120,22 @@ def test_the_leeway_is_the_policys_unless_given() -> None:
     assert Node().takes(jwt(exp=NOW - 90), leeway=100)
 
 
-@pytest.mark.parametrize("options", [{"audience": ""}, {"issuer": ""}, {"audience": None}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"audience": ""},
+        {"audience": None},
+        {"audience": [AUDIENCE]},
+        {"issuer": ""},
+        {"issuer": None},
+        {"typ": ""},
+        {"leeway": -1},
+        {"leeway": 1.5},
+        {"leeway": True},
+        {"leeway": "60"},
+    ],
+    ids=str,
+)
 def test_what_is_expected_must_be_said(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Node().verify(GOOD, **options)
@@ -274,6 +190,33 @@ def test_a_key_stays_revoked_that_only_the_floor_remembers() -> None:
     node.install(revoking)
     node.install(extend(revoking, Change.FORGET))
     assert node.refusal(by(FIRST, OLD)) == "kid-revoked"
+
+
+def test_threads_may_share_one_while_keys_rotate_and_are_revoked() -> None:
+    node, old, wrong = Node(FIRST), by(FIRST, OLD), []
+    revoking = extend(SECOND, Change.REVOKE_RETIRED)
+
+    def work() -> None:
+        taken = True
+        for _ in range(200):
+            try:
+                node.verify(old)
+            except InvalidJwtError as exc:
+                taken = False
+                wrong.extend([exc.reason] if exc.reason != "kid-revoked" else [])
+            else:
+                wrong.extend([] if taken else ["taken again after it was revoked"])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for held in (SECOND, revoking):
+        node.install(held)
+        node.clock.advance(0.1)
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert node.refusal(old) == "kid-revoked"
 
 
 def test_keys_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +305,63 @@ def test_a_question_that_fails_is_no_news(failure: Exception) -> None:
     node = Node(FIRST)
     node.refresh = refresh
     assert node.refusal(by(SECOND, NEW)) == "kid-unknown"
+
+
+# --- in an event loop ---------------------------------------------------------------------------
+
+
+async def test_in_an_event_loop_the_same_is_taken_and_refused() -> None:
+    node = Node(FIRST)
+    assert await node.verify_async(by(FIRST, OLD)) == node.verify(by(FIRST, OLD))
+    for options in ({"audience": "other"}, {"issuer": "other"}, {"typ": "at+jwt"}):
+        with pytest.raises(InvalidJwtError):
+            await node.verify_async(by(FIRST, OLD), **options)
+    with pytest.raises(UsageError):
+        await node.verify_async(by(FIRST, OLD), audience="")
+
+
+async def test_only_the_question_for_news_leaves_the_event_loop_and_once_a_second() -> None:
+    asked: list[threading.Thread] = []
+    node = Node(FIRST)
+    node.refresh = lambda: asked.append(threading.current_thread())
+    await node.verify_async(by(FIRST, OLD))
+    assert not asked
+    for _ in range(20):
+        with pytest.raises(InvalidJwtError):
+            await node.verify_async(by(SECOND, NEW))
+    assert len(asked) == 1
+    assert asked[0] is not threading.current_thread()
+
+
+async def test_the_event_loop_goes_on_while_news_are_asked_for() -> None:
+    node, may_answer = Node(FIRST), threading.Event()
+
+    def slow() -> None:
+        assert may_answer.wait(30)
+        node.install(SECOND)
+
+    node.refresh = slow
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(node.verify_async(by(SECOND, NEW)))
+        await asyncio.to_thread(lambda: None)  # the loop runs, and the question is on its way
+        assert (await node.verify_async(by(FIRST, OLD))).kid == OLD.kid
+        assert not waiting.done()
+        may_answer.set()
+    assert waiting.result().kid == NEW.kid
+
+
+async def test_news_that_do_not_come_in_time_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "_ANSWER_SECONDS", 0.01)
+    node, may_end = Node(FIRST), threading.Event()
+
+    def late() -> None:
+        assert may_end.wait(30)
+
+    node.refresh = late
+    with pytest.raises(InvalidJwtError) as caught:
+        await node.verify_async(by(SECOND, NEW))
+    assert caught.value.reason == "kid-unknown"
+    may_end.set()
 
 
 # --- a disk that fails --------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from tests.material import (
     sig_key,
     standing_keys,
 )
+from tests.vectors.jwts import jwts
 
 FOLDER: Final = Path(__file__).parent
 SECRET: Final = "every secret here is a test secret and protects nothing"
@@ -634,6 +635,7 @@ def files() -> dict[str, str]:
         "envelopes": envelopes(),
         "acceptance": acceptance(),
         "records": records(),
+        "jwts": jwts(),
     }
     return {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
