@@ -141,6 +141,7 @@ def test_issuer_audiences_and_type_may_be_given() -> None:
         pytest.param({"lifetime": -1}, "live", id="a negative lifetime"),
         pytest.param({"lifetime": 1.5}, "live", id="a broken lifetime"),
         pytest.param({"lifetime": True}, "live", id="a lifetime that is true"),
+        pytest.param({"issuer": ""}, "issuer", id="an empty issuer is not the configured one"),
         pytest.param({"subject": ""}, "subject", id="no subject"),
         pytest.param({"audience": ""}, "audience", id="no audience"),
         pytest.param({"audience": []}, "audience", id="no audiences"),
