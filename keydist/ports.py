@@ -81,15 +81,15 @@ class NodeRecords(Protocol):
         """Ask `keydist.who` and return what came within `seconds`; soon and empty where nobody listens.
 
         What is too large, or more than is taken, is in it as an empty answer. Raises `StoreTimeoutError` where
-        somebody listens and nobody answers: who listens holds a keyset, or signs of one.
+        somebody listens and nobody answers: who listens holds a keyset, or has a sign of one.
         """
         ...
 
     def listen(self, *, heard: Callable[[str, bytes], None] | None, answer: Callable[[], bytes | None] | None) -> None:
         """Hear and answer from now on, over every reconnection; what an earlier call began, None leaves as it is.
 
-        `heard` is called with each record that is written, `answer` for each `keydist.who`: only who holds a keyset
-        or signs of one may have one, since its silence is a failure to who asks. Neither may raise.
+        `heard` is called with each record that is written, `answer` for each `keydist.who`: only who holds a keyset,
+        or has a sign of an earlier one, may have one, since its silence is a failure to who asks. Neither may raise.
         """
         ...
 

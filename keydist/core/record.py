@@ -30,6 +30,7 @@ from keydist.core.strict import (
 from keydist.errors import MalformedError, WrongTokenError
 
 if TYPE_CHECKING:
+    from keydist.core.accept import Floor
     from keydist.core.token import BootstrapToken
 
 RECORD_TYPE: Final = "keydist-node+jwe"
@@ -39,6 +40,7 @@ MAX_TOKENS: Final = 2
 MAX_HEARTBEAT: Final = 86_400
 INSTANCE_HEX: Final = 32
 _MAX_TEXT: Final = 64
+_NO_LINEAGE: Final = "0" * 32
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 _MEMBERS: Final = frozenset(
@@ -120,6 +122,27 @@ def seal_record(record: Record, *, token: BootstrapToken, place: Place, now: int
         place=record_place(place, record.node),
         lineage=record.lineage,
         epoch=record.epoch,
+        issued=now,
+        rnd=rnd,
+        iv=iv,
+        typ=RECORD_TYPE,
+    )
+
+
+def seal_sign(
+    node: str, *, floor: Floor | None, token: BootstrapToken, place: Place, now: int, rnd: bytes, iv: bytes
+) -> bytes:
+    """Return an envelope in the place of a node's record that says nothing: for who has a sign of a keyset and none.
+
+    Under a `token` that nobody has it cannot be opened. A header needs a lineage and an epoch: those of the floor,
+    and what stands for none where it does not say. Arguments as `seal_record`.
+    """
+    return seal(
+        serialise({}),
+        token=token,
+        place=record_place(place, node),
+        lineage=(floor.lineage if floor else None) or _NO_LINEAGE,
+        epoch=floor.epoch if floor else 1,
         issued=now,
         rnd=rnd,
         iv=iv,

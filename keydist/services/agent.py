@@ -123,16 +123,16 @@ async def _lead(agent: Agent, present: Present, reconciler: Reconciler) -> None:
 
 async def _watch(agent: Agent, present: Present, announcer: Announcer) -> None:
     """Look after what only time brings about, and tell the service manager that the node works."""
-    manager, changed, is_ready, listens = agent.manager, present.change(), False, False
+    manager, changed, is_ready, is_listening = agent.manager, present.change(), False, False
     limit = 2 * agent.resync + 60
     while True:
         changed.clear()
         _look_after(agent, present)
         held = present.held
-        if not listens and on_disk(present.local) is not OnDisk.NOTHING:
-            # Only now: a listener that is silent forbids the first key that a node with nothing may wait for.
+        if not is_listening and on_disk(present.local) is not OnDisk.NOTHING:
+            # Not before: a listener that is silent forbids the first key that a node without one may wait for.
             agent.records.listen(heard=None, answer=announcer.answer)
-            listens = True
+            is_listening = True
         if held is not None:
             text = _summary(present)
             if is_ready:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from keydist.core.crypto import IV_BYTES
 from keydist.core.envelope import RND_BYTES, seal
 from keydist.core.keyset import State
-from keydist.core.record import MAX_ALARMS, MAX_TOKENS, RECORD_TYPE, Record, record_place, seal_record
+from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record, seal_sign
 from keydist.core.restart import OnDisk, Role
 from keydist.core.token import ID_BYTES, SECRET_BYTES, BootstrapToken
 from keydist.errors import BucketMissingError
@@ -62,14 +62,15 @@ class Announcer:
     def answer(self) -> bytes | None:
         """Return a record for who asks `keydist.who`; None without a sign of a keyset, and where none can be made.
 
-        Without a token, and where only signs of a keyset are left, it is sealed under one that nobody has: what cannot
-        be opened forbids a first key as any answer does.
+        Without a token it is sealed under one that nobody has, and so is what stands for a keyset that cannot be used:
+        that forbids a first key as any answer does.
         """
         with suppress(Exception):  # it is told where the record is written: who asks can do nothing about it
             held = self._present.held
             if held is not None:
                 return self._sealed(held, self._token() or self._nobodys(), leaving=False)
-            return None if on_disk(self._present.local) is OnDisk.NOTHING else self._signs_only()
+            if on_disk(self._present.local) is OnDisk.DAMAGED:
+                return self._sign()
         return None
 
     def record(self, *, leaving: bool = False) -> bytes | None:
@@ -88,18 +89,15 @@ class Announcer:
             iv=self._entropy.random(IV_BYTES),
         )
 
-    def _signs_only(self) -> bytes:
-        floor = self._present.local.floor
-        return seal(
-            b"{}",
+    def _sign(self) -> bytes:
+        return seal_sign(
+            self._self.name,
+            floor=self._present.local.floor,
             token=self._nobodys(),
-            place=record_place(self._node.demands.place, self._self.name),
-            lineage=(floor.lineage if floor else None) or _NO_LINEAGE,
-            epoch=max(1, floor.epoch if floor else 0),
-            issued=self._node.clock.now(),
+            place=self._node.demands.place,
+            now=self._node.clock.now(),
             rnd=self._entropy.random(RND_BYTES),
             iv=self._entropy.random(IV_BYTES),
-            typ=RECORD_TYPE,
         )
 
     def _nobodys(self) -> BootstrapToken:

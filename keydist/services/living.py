@@ -1,6 +1,7 @@
 """Asking the living before a first key: no node that answers may hold a keyset of this cluster's place.
 
-An answer that cannot be opened forbids a first key too. One that names another cluster or bucket does not concern it.
+An answer that cannot be opened forbids a first key too: a node that has only a sign of a keyset gives one. One that
+names another cluster or bucket does not concern it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ WHO_SECONDS: Final = 2.0
 _FIX: Final = (
     "start this leader once that node's keyset is in the store: on a leader that has it, keydist store republish;"
     " or restore a backup here: keydist store restore FILE"
+)
+_FIX_UNOPENED: Final = (
+    "run keydist status on that node: it holds another token, or the rest of a keyset; restore a backup here (keydist"
+    " store restore FILE), or, where that rest is of no use, stop it and forget it there: keydist reset"
 )
 
 
@@ -73,7 +78,7 @@ def _refusal(answer: bytes, name: str, place: Place, tokens: tuple[BootstrapToke
             "no key is generated: a live node answers, and its answer cannot be opened",
             expected="no answer",
             found=exc.message,
-            fix=exc.fix or _FIX,
+            fix=_FIX_UNOPENED,
         )
     return RefusedGenesisError(
         f"no key is generated: node {record.node} lives and holds one",

@@ -15,7 +15,7 @@ from keydist.core.restart import Role
 from keydist.core.token import BootstrapToken
 from keydist.errors import DiskError, KeydistError, RefusedGenesisError, StoreTimeoutError
 from keydist.services.living import refuse_where_living
-from tests.fakes.memory_disk import MemoryFolder
+from tests.fakes.memory_disk import MemoryKeysetDisk
 from tests.fakes.memory_records import Fate, MemoryRecords
 from tests.fakes.memory_store import Fault
 from tests.fakes.virtual_loop import run_virtually
@@ -250,37 +250,71 @@ def test_without_a_token_nothing_is_said_but_no_first_key_is_made_past_this_node
     run_virtually(main())
 
 
-def damaged(folder: MemoryFolder) -> None:
-    folder.is_damaged = True
+def damage(member: Member) -> None:
+    member.folder.is_damaged = True
 
 
-def without_live(folder: MemoryFolder) -> None:
-    folder.live = None
+def seal_to_another(member: Member) -> None:
+    member.disk = MemoryKeysetDisk(member.folder, sealed=True)
+    member.tokens = (OTHER_TOKEN,)
 
 
-SIGNS: dict[str, Callable[[MemoryFolder], None]] = {"a damaged keyset": damaged, "a floor alone": without_live}
+def lose_all_but_the_floor(member: Member) -> None:
+    member.folder.live = None
 
 
-@pytest.mark.parametrize("spoil", SIGNS.values(), ids=SIGNS)
-@pytest.mark.parametrize("tokens", [(TOKEN,), ()], ids=["with its token", "without"])
-def test_no_first_key_is_made_past_a_node_with_signs_of_a_keyset(
-    spoil: Callable[[MemoryFolder], None], tokens: tuple[BootstrapToken, ...]
+def lose_all_but_the_damage(member: Member) -> None:
+    damage(member)
+    member.folder.floor = None
+
+
+SIGNS = {
+    "a damaged keyset": damage,
+    "a damaged keyset and no floor": lose_all_but_the_damage,
+    "a sealed keyset without its token": seal_to_another,
+    "only a floor": lose_all_but_the_floor,
+}
+
+
+@pytest.mark.parametrize("lose", SIGNS.values(), ids=SIGNS)
+@pytest.mark.parametrize("role", Role)
+def test_no_first_key_is_made_past_a_node_with_a_sign_of_an_earlier_keyset(
+    lose: Callable[[Member], None], role: Role
 ) -> None:
     async def main() -> None:
         cluster = Cluster()
-        member = begun(cluster, tokens=tokens)
-        spoil(member.folder)
+        member = begun(cluster, role)
         cluster.bucket.wipe()
+        lose(member)
         async with member.running():
-            await passes(HEARTBEAT)
-            with pytest.raises(RefusedGenesisError, match="cannot be opened"):
+            await passes(5 * HEARTBEAT)
+            with pytest.raises(RefusedGenesisError, match="cannot be opened") as caught:
                 await refuse_where_living(MemoryRecords(cluster.records), place=PLACE, tokens=(TOKEN,))
+            assert "node a" in (caught.value.found or "")
             async with cluster.member("fresh", Role.LEADER).running():
                 await passes(5 * HEARTBEAT)
                 assert cluster.bucket.content() is None
             elsewhere = Place(cluster="another", location=PLACE.location)
             await refuse_where_living(MemoryRecords(cluster.records), place=elsewhere, tokens=(TOKEN,))
-        assert cluster.records.publishes == []
+        assert cluster.records.publishes == [], "it says nothing unasked"
+        assert member.manager.named("ready") == []
+
+    run_virtually(main())
+
+
+def test_a_node_that_was_damaged_answers_with_its_record_once_it_is_healed() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        watching = Watching(cluster)
+        member = begun(cluster)
+        cluster.bucket.wipe()
+        lose_all_but_the_floor(member)
+        async with member.running():
+            await passes(HEARTBEAT)
+            cluster.bucket.put(ONE.envelope)
+            await passes(5 * HEARTBEAT)
+            [answer] = await watching.view.ask_living(1)
+        assert open_record(answer, node="a", place=PLACE, tokens=(TOKEN,)).epoch == 1
 
     run_virtually(main())
 
