@@ -6,13 +6,13 @@ Keys stand active first, then next, then retired ones, newest first; signing bef
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keydist.core.genesis import encryption_key, signing_key
 from keydist.core.keyset import MAX_ANCESTORS, Keyset, Revocation, State
-from keydist.core.plaintext import MAX_REASON, MAX_REVOKED
-from keydist.core.strict import MAX_INT
-from keydist.errors import NotYetError, UsageError
+from keydist.core.plaintext import MAX_REASON, MAX_REVOKED, serialise_keyset
+from keydist.core.strict import MAX_INT, serialise
+from keydist.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from keydist.core.policy import Policy
 
 USES = ("sig", "enc")
+_MOST_PLAINTEXT: Final = 32 * 1024
+"""What a revocation leaves room beside, of the 48 KiB of an envelope in base64: the rotations after it need some."""
 _ORDER = {State.ACTIVE: 0, State.NEXT: 1, State.RETIRED: 2}
 
 
@@ -67,9 +69,9 @@ def revoked(
     """Return the keyset with keys revoked, in one epoch, with an active and a next key of each use as ever.
 
     For a revoked active key next signs at once; where that is revoked too, the second of `fresh` does. `drop` names
-    retired keys and revocations that leave: they make room.
-    Raises `UsageError` for a kid that is not listed and for a reason that the format has no room for, `NotYetError`
-    where the list of revocations is full.
+    retired keys and revocations that leave: they make room. Where that is not enough, the oldest revocations leave
+    before their time: what they name is listed nowhere any more, and so accepted nowhere.
+    Raises `UsageError` for a kid that is not listed and for a reason that the format has no room for.
     """
     keyset = held.keyset
     check_reason(reason)
@@ -82,18 +84,23 @@ def revoked(
     for use in USES:
         left = [key for key in keyset.keys if key.use == use and key.kid not in kids and key.kid not in drop]
         keys += _completed(left, use, now=now, alg=alg, fresh=fresh)
-    entries = (
-        *_left(held, drop),
-        *(Revocation(kid=key.kid, at=now, reason=reason) for key in keyset.keys if key.kid in kids),
-    )
-    if len(entries) > MAX_REVOKED:
-        raise NotYetError(
-            "the keyset has no room for more revocations",
-            expected=f"at most {MAX_REVOKED}",
-            found=str(len(entries)),
-            fix="revoke fewer keys, or wait until a leader lets old revocations go",
-        )
-    return _successor(held, now=now, keys=keys, revoked=entries)
+    fresh_entries = tuple(Revocation(kid=key.kid, at=now, reason=reason) for key in keyset.keys if key.kid in kids)
+    found = _successor(held, now=now, keys=keys, revoked=(*_left(held, drop), *fresh_entries))
+    return _with_room(found, keep=len(fresh_entries))
+
+
+def _with_room(keyset: Keyset, *, keep: int) -> Keyset:
+    """Return a keyset that can be sealed: without as many of its oldest revocations as that takes, but the last `keep`.
+
+    Without any of those it always can: an entry is shorter than the key that it stands for.
+    """
+    older = len(keyset.revoked) - keep
+    size = len(serialise_keyset(keyset))
+    gone = 0
+    while gone < older and (size > _MOST_PLAINTEXT or len(keyset.revoked) - gone > MAX_REVOKED):
+        size -= len(serialise(keyset.revoked[gone]._asdict())) + 1  # and its comma
+        gone += 1
+    return replace(keyset, revoked=keyset.revoked[gone:])
 
 
 def extended(held: Held, *, now: int, kid: str, until: int) -> Keyset:

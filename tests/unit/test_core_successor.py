@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from keydist.core.accept import Accepted, Held, accept
 from keydist.core.genesis import FreshKeys
-from keydist.core.keyset import Key, Keyset, Revocation, State, check_advance
+from keydist.core.keyset import MAX_RETIRED, Key, Keyset, Revocation, State, check_advance
 from keydist.core.policy import Policy
 from keydist.core.successor import extended, republished_next, resealed, revoked, rotated, with_policy, without
-from keydist.errors import MalformedError, NotYetError, UsageError
+from keydist.errors import MalformedError, UsageError
 from tests.material import (
     DAY,
     NOW,
@@ -306,18 +307,45 @@ def test_a_reason_fits_the_format(reason: str, *, good: bool) -> None:
         revoke(kid("A"), reason=reason)
 
 
-def test_a_list_of_revocations_that_no_node_would_read_is_not_written() -> None:
-    def having(count: int) -> Held:
-        entries = tuple(Revocation(kid=kid_of(number), at=NOW, reason="") for number in range(count))
-        return hold(make_keyset(revoked=entries))
+def crowded(count: int, *, reason: str = "", alg: str = "EdDSA") -> Held:
+    """Return a keyset with all the retired keys and `count` of the revocations that there may be, oldest first."""
+    old = [f"old {number}" for number in range(MAX_RETIRED)]
+    keys = [moved(make(name), RETIRED, now=NOW) for name in old for make in (partial(sig_key, alg=alg), enc_key)]
+    entries = tuple(
+        Revocation(kid=enc_key(f"revoked {number}").kid, at=NOW + number, reason=reason) for number in range(count)
+    )
+    return hold(make_keyset(keys=(*standing_keys(), *keys), revoked=entries))
 
-    def kid_of(number: int) -> str:
-        return enc_key(f"revoked {number}").kid
 
-    taken(revoke(kid("A"), held=having(255)), having(255))
-    with pytest.raises(NotYetError, match="no room for more revocations") as caught:
-        revoke(kid("A"), kid("B"), held=having(255))
-    assert (caught.value.expected, caught.value.found) == ("at most 256", "257")
+CROWDS = {
+    # what is held, whether all keys are revoked, and how many of the earlier revocations may stay
+    "one, a list with room": (crowded(255), False, 255),
+    "one, a full list": (crowded(256), False, 255),
+    "one, a large envelope": (crowded(205, reason="x" * 64), False, 204),
+    "all, a full list": (crowded(256), True, 256 - 36),
+    "all, a large envelope": (
+        crowded(209, reason="x" * 64),
+        True,
+        209,
+    ),  # what goes takes more room than its revocations
+}
+
+
+@pytest.mark.parametrize(("held", "every", "most"), CROWDS.values(), ids=CROWDS)
+def test_a_revocation_finds_room_whatever_the_keyset_holds(held: Held, most: int, *, every: bool) -> None:
+    going = [key.kid for key in held.keyset.keys] if every else [kid("A")]
+    after = taken(revoke(*going, held=held, reason="y" * 64), held)
+    assert {entry.kid for entry in after.revoked[-len(going) :]} == set(going), "each of what is revoked now"
+    older = after.revoked[: -len(going)]
+    assert older == held.keyset.revoked[len(held.keyset.revoked) - len(older) :], "the oldest leave first"
+    assert len(older) <= most
+    gone = {entry.kid for entry in held.keyset.revoked[: len(held.keyset.revoked) - len(older)]}
+    assert not gone & {key.kid for key in after.keys}, "what left its list is accepted nowhere"
+
+
+def test_no_revocation_leaves_before_its_time_where_there_is_room() -> None:
+    held = crowded(20)
+    assert taken(revoke(kid("A"), held=held), held).revoked[:20] == held.keyset.revoked
 
 
 # --- verify_until and the policy ----------------------------------------------------------------
