@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.crypto import IV_BYTES
-from keydist.core.envelope import RND_BYTES, seal
+from keydist.core.envelope import RND_BYTES
 from keydist.core.keyset import State
 from keydist.core.record import MAX_ALARMS, MAX_TOKENS, Record, seal_record, seal_sign
 from keydist.core.restart import OnDisk, Role
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _SPREAD: Final = 0.1
 _FIRST_PAUSE: Final = 0.2
 _LEAVE_SECONDS: Final = 1.0
-_NO_LINEAGE: Final = "0" * 32
 _STARTS_AT: Final = 1 << 20
 """How far the counters of two starts are apart: a start has fewer records than this for each of its seconds."""
 

@@ -12,7 +12,6 @@ import pytest
 from keydist.core.envelope import Place
 from keydist.core.record import MAX_ALARMS, Minted, Record, open_record
 from keydist.core.restart import Role
-from keydist.core.token import BootstrapToken
 from keydist.errors import DiskError, KeydistError, RefusedGenesisError, StoreTimeoutError
 from keydist.services.living import refuse_where_living
 from tests.fakes.memory_disk import MemoryKeysetDisk
