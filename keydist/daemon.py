@@ -29,6 +29,7 @@ from keydist.services.announce import Self
 from keydist.services.defect import defect
 from keydist.services.node import Node
 from keydist.services.pace import woken
+from keydist.services.reporting import Reporter
 from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
 
 if TYPE_CHECKING:
@@ -164,32 +165,36 @@ class Daemon:
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
         mints = MintKeeper(config.runtime_dir)
         credentials = self._offered(node)
+        role = Role(config.role)
+        self_ = Self(
+            name=config.node,
+            machine=machine_hash(),
+            start=self._count_start(node),
+            version=self._version,
+            heartbeat=config.heartbeat,
+            minted=mints.minted,
+        )
+        reporter = Reporter(self_, node.clock, cluster=config.cluster, role=role, issuer=config.issuer)
         return Agent(
             node=Node(
                 store=ports.store,
                 disk=node.disk,
                 clock=node.clock,
                 demands=node.demands,
-                role=Role(config.role),
+                role=role,
             ),
             records=ports.records,
             entropy=self._entropy,
             journal=self._log,
             manager=self._manager,
             genesis=genesis(node, ports.records),
-            self_=Self(
-                name=config.node,
-                machine=machine_hash(),
-                start=self._count_start(node),
-                version=self._version,
-                heartbeat=config.heartbeat,
-                minted=mints.minted,
-            ),
+            self_=self_,
             resync=config.resync,
             rehearse_every=config.rehearse_every,
             listeners=(HookListener(hooks, config), mints, credentials),
             others=(hooks.run, credentials.run),
             own_alarms=lambda: _own_alarms(node, hooks) + credentials.alarms(),
+            reporter=reporter,
         )
 
     def _offered(self, node: Machine) -> CredentialsSocket:

@@ -249,9 +249,13 @@ class ListenError(TransientError):
 
 
 class OverdueError(TransientError):
-    """A phase of a rotation that should be over by now."""
+    """Something that should be over by now; `phase` is rotation, drop or rehearsal."""
 
     code = "overdue"
+
+    def __init__(self, message: str, *, phase: str = "", expected: str = "", found: str = "", fix: str = "") -> None:
+        super().__init__(message, expected=expected, found=found, fix=fix)
+        self.phase = phase
 
 
 class BusyError(TransientError):

@@ -205,6 +205,7 @@ def overdue(situation: Situation, *, leads: bool) -> tuple[KeydistError, ...]:
         found.append(
             OverdueError(
                 "retired keys should have left the keyset",
+                phase="drop",
                 expected="a leader-role agent that drops them",
                 found=", ".join(late[:4]),
                 fix="look at the leaders: keydist status --fleet, and their logs",
@@ -227,6 +228,7 @@ def _overdue_rotation(wanted: Wanted, gate: Gate, room_at: int | None) -> Overdu
         held_up = f"nodes that have not acknowledged: {', '.join(gate.lacking[:8])}"
     return OverdueError(
         f"a rotation is overdue: {wanted.why}",
+        phase="rotation",
         expected=f"a rotation since unix time {wanted.at}",
         found=held_up,
         fix="see who is behind: keydist status --fleet; then: keydist key rotate --dry-run",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from keydist.errors import KeydistError
     from keydist.ports import Entropy, Journal, Listener, Manager, NodeRecords
     from keydist.services.node import Node
+    from keydist.services.reporting import Reporter
 
 _PINGS: Final = 3
 """So often the watchdog is told that the node works, within the time in which once would do."""
@@ -40,7 +41,8 @@ _PINGS: Final = 3
 class Agent:
     """Everything an agent needs. `resync` and `rehearse_every` in seconds.
 
-    `others` run beside it; `own_alarms` is what they, and whoever wired it, have to say at the moment.
+    `others` run beside it; `own_alarms` is what they, and whoever wired it, have to say at the moment. `reporter` is
+    told what there is to report.
     """
 
     node: Node
@@ -55,6 +57,7 @@ class Agent:
     listeners: tuple[Listener, ...] = ()
     others: tuple[Callable[[], Awaitable[None]], ...] = ()
     own_alarms: Callable[[], tuple[KeydistError, ...]] = tuple
+    reporter: Reporter | None = None
 
 
 async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) -> NoReturn:
@@ -65,6 +68,8 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
     announcer = Announcer(node, present, self_, entropy=agent.entropy)
     present.alarm("own", *agent.own_alarms())
     present.take(local, found=None, how="from-disk")
+    if agent.reporter is not None:
+        agent.reporter.present = present
     try:
         async with asyncio.TaskGroup() as tasks:
             if node.role is Role.LEADER:
@@ -112,8 +117,13 @@ async def _lead(agent: Agent, present: Present, reconciler: Reconciler) -> None:
         heartbeat=agent.self_.heartbeat,
     )
 
+    if agent.reporter is not None:
+        agent.reporter.reader = reader
+
     def heard(name: str, record: bytes) -> None:
         reader.hear(name, record)
+        if agent.reporter is not None:
+            agent.reporter.heard()
         if leader.is_waiting:
             wake.set()
 

@@ -40,6 +40,8 @@ class Present:
         """Since when (monotonic seconds) every look found this node's keyset; None where the last one did not."""
         self.loaded = 0
         """When the keyset in use was taken in (unix seconds)."""
+        self.taken = clock.monotonic()
+        """The same in monotonic seconds."""
         self.turned = clock.monotonic()
         """When the store was last looked at (monotonic seconds), whatever came of it."""
         self.writing = asyncio.Lock()
@@ -84,7 +86,7 @@ class Present:
             return
         if before is not None and before.digest == held.digest:
             return
-        self.loaded = self._clock.now()
+        self.loaded, self.taken = self._clock.now(), self._clock.monotonic()
         keyset = held.keyset
         self._journal.event(
             "keyset-taken",

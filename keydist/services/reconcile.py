@@ -189,6 +189,7 @@ class Reconciler:
                 self._node.disk.confirm(found)
             except (DiskError, BusyError) as exc:
                 return (exc,)
+            self.local = self.local._replace(confirmation=found)
         return ()
 
     def _is_kept(self, found: Confirmation) -> bool:

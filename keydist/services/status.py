@@ -80,6 +80,7 @@ def rehearsal_alarm(notes: Notes, *, now: int, every: int) -> tuple[KeydistError
     return (
         OverdueError(
             "the last rehearsal of a backup is too long ago",
+            phase="rehearsal",
             expected=f"one since unix time {now - every}",
             found=f"unix time {notes.rehearsed}",
             fix="keydist store backup FILE, then: keydist store restore --verify FILE",
