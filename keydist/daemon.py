@@ -26,8 +26,10 @@ from keydist.errors import ConfigError, HookFailedError, KeydistError
 from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
+from keydist.services.insight import Insight
 from keydist.services.node import Node
 from keydist.services.pace import woken
+from keydist.serving.opening import check_serving, open_serving
 from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Daemon:
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._stop)
         node = self._machine(self._load())
+        check_serving(node.config)  # whom it names must exist
         config = node.config
         self._log.event("started", version=self._version, cluster=config.cluster, node=config.node, role=config.role)
         run: _Run | None = _Run(node, node.load())  # a state directory that must not be touched ends it here
@@ -131,6 +134,7 @@ class Daemon:
         try:
             found = self._machine(self._load())
             _check_reload(node, found)
+            check_serving(found.config)
             local = found.load()
             if local.held is None and node.load().held is not None:
                 raise local.damage or ConfigError("the node would lose its keyset")  # noqa: TRY301 - told below
@@ -157,6 +161,8 @@ class Daemon:
         config = node.config
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
         mints = MintKeeper(config.runtime_dir)
+        insight = Insight()
+        serving = open_serving(node, insight=insight, entropy=self._entropy, log=self._log)
         return Agent(
             node=Node(
                 store=ports.store,
@@ -181,8 +187,9 @@ class Daemon:
             resync=config.resync,
             rehearse_every=config.rehearse_every,
             listeners=(HookListener(hooks, config), mints),
-            others=(hooks.run,),
-            own_alarms=lambda: _own_alarms(node, hooks),
+            others=(hooks.run, serving.run),
+            own_alarms=lambda: _own_alarms(node, hooks) + serving.alarms(),
+            insight=insight,
         )
 
     def _count_start(self, node: Machine) -> Start:

@@ -236,6 +236,12 @@ class HookFailedError(TransientError):
     code = "hook-failed"
 
 
+class ListenError(TransientError):
+    """An address at which the agent should serve cannot be had."""
+
+    code = "cannot-listen"
+
+
 class OverdueError(TransientError):
     """A phase of a rotation that should be over by now."""
 
@@ -278,6 +284,12 @@ class WrongRoleError(PermissionFamilyError):
     """The command is for a node of another role."""
 
     code = "wrong-role"
+
+
+class NotAllowedError(PermissionFamilyError):
+    """The agent's configuration does not allow this user what was asked of its socket."""
+
+    code = "not-allowed"
 
 
 class UnsafeFileError(PermissionFamilyError):

@@ -133,6 +133,13 @@ class KeysetDisk(Protocol):
         """Return what this node noted by its own clock: since when it holds each key in each state."""
         ...
 
+    def kept_public(self, kid: str) -> bytes | None:
+        """Return the public JWK of a signing key that was ever accepted here, as it is kept; None where none was.
+
+        `kid` has the syntax of one. Raises `CorruptError` for what is too large.
+        """
+        ...
+
     def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
         """Keep when (unix seconds) this node put its keyset back into the store, or tried a backup out."""
         ...

@@ -22,6 +22,8 @@ _HOST: Final = r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::([0
 _SERVER: Final = rf"(nats|tls)://{_HOST}"
 _ISSUER: Final = rf"(https?)://{_HOST}(?:/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?"
 _LOOPBACK: Final = r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"
+_OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LISTEN: Final = rf"(localhost|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})"
 _SECRETS: Final = r"kdt1_[0-9a-z_]{50}|(?<![A-Z2-7])S[A-Z2-7]{57}(?![A-Z2-7])|-----BEGIN"
 """A bootstrap token, an NKEY seed, PEM or a NATS credentials file."""
 _MAX_PORT: Final = 65_535
@@ -44,6 +46,8 @@ class Field(NamedTuple):
     default: Any
     about: str
     nullable: bool = False
+    empty_is_off: bool = False
+    """An empty value turns off what the default would have on."""
 
 
 def kind_of(value: object) -> str:
@@ -172,6 +176,33 @@ def _parse_servers(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _parse_listen(value: object) -> str:
+    expected = "an address and a port: 127.0.0.1:7447, [::1]:7447 or localhost:7447"
+    text = text_of(value, expected)
+    match = re.fullmatch(_LISTEN, text) if len(text) <= MAX_TEXT else None
+    if match is None:
+        fix = "names are not looked up: give the address itself"
+        raise ConfigError("is not an address to listen at", expected=expected, found=shown(text), fix=fix)
+    if int(match[2]) > _MAX_PORT or (match[1].startswith("[") and not _is_ipv6(match[1][1:-1])):
+        raise ConfigError("is an impossible address", expected=expected, found=shown(text))
+    return text
+
+
+def _is_ipv6(text: str) -> bool:
+    import socket  # noqa: PLC0415 - few listen there
+
+    try:
+        socket.inet_pton(socket.AF_INET6, text)
+    except OSError:
+        return False
+    return True
+
+
+def is_loopback(listen: str) -> bool:
+    """Tell whether an address to listen at is only reached from this machine."""
+    return re.fullmatch(_LOOPBACK, listen.rpartition(":")[0]) is not None
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
@@ -182,6 +213,14 @@ def _parse_hooks(value: object) -> object:
     from keydist.adapters.config_hooks import parse_hooks  # noqa: PLC0415 - most nodes have none
 
     return parse_hooks(value)
+
+
+def _parse_allow(value: object) -> object:
+    if value == []:
+        return ()
+    from keydist.adapters.config_serve import parse_rules  # noqa: PLC0415 - most nodes have none
+
+    return parse_rules(value)
 
 
 PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
@@ -196,12 +235,19 @@ _GROUP: Final = _pattern("[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of a group",
 _ENTRY: Final = _pattern(
     r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*", "letters, digits, - _ = / and single dots between them", most=250
 )
+_LISTEN_AT: Final = Shape(_parse_listen, {"type": "string", "pattern": f"^{_LISTEN}$", "maxLength": MAX_TEXT})
 _LINEAGE: Final = _pattern("[0-9a-f]{32}", "32 lower-case hex digits", most=32)
 _TIME: Final = duration_shape()
 
+TLS_SECTIONS: Final = ("nats.tls", "http.tls")
+"""Sections that must not be empty: that might be taken for plain text."""
 SECTIONS: Final[Mapping[str, str]] = {
     "nats": "How the store is reached, and where in it the keyset stands.",
     "nats.tls": "TLS towards the servers; {} trusts the system's CAs. Never given up once it is asked for.",
+    "http": "Where the public keys and the state of this node are served.",
+    "http.tls": "TLS of http.listen; needed where that is not this machine's own loopback.",
+    "metrics": "Where the metrics are served, if not with the rest.",
+    "socket": "The socket at which local processes mint and verify.",
     "key": "What signing keys are generated at genesis; later by command.",
     "bootstrap": "How a node gets its first keyset.",
     "rotation": "When keys are replaced; counts at genesis only.",
@@ -255,6 +301,28 @@ FIELDS: Final[tuple[Field, ...]] = (
         "The mean pause between looks at the store beside its notices; a leader's: at most 5s.",
     ),
     Field("rehearse_every", _TIME, 2_592_000, "How old the last rehearsal of a backup may be; 0s for never asking."),
+    Field(
+        "http.listen",
+        _LISTEN_AT,
+        "127.0.0.1:7447",
+        "Where HTTP is served; empty: nowhere. Beyond this machine only with http.tls.",
+        empty_is_off=True,
+    ),
+    Field("http.tls.cert_file", PATH, None, "The certificate, with what leads to its CA."),
+    Field("http.tls.key_file", PATH, None, "The private key of cert_file."),
+    Field("metrics.listen", _LISTEN_AT, None, "Where /metrics is served, and then nowhere else.", nullable=True),
+    Field("socket.path", PATH, None, "The socket; by default agent.sock in runtime_dir.", nullable=True),
+    Field("socket.group", _GROUP, None, "The group of the socket.", nullable=True),
+    Field(
+        "socket.mode",
+        _choice("0600", "0660", "0666"),
+        None,
+        "Who may connect; 0660 with a group, else 0666.",
+        nullable=True,
+    ),
+    Field(
+        "socket.allow", Shape(_parse_allow, {"type": "array"}), (), "Who may mint what at the socket.", nullable=True
+    ),
     Field("hooks", Shape(_parse_hooks, {"type": "array"}), (), "What runs when the key changes.", nullable=True),
 )
 
@@ -262,16 +330,19 @@ FIELDS: Final[tuple[Field, ...]] = (
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the configuration file."""
     from keydist.adapters.config_hooks import MAX_HOOKS, hook_schema  # noqa: PLC0415 - no start needs it
+    from keydist.adapters.config_serve import MAX_RULES, rule_schema  # noqa: PLC0415 - nor this
 
     root = _object("The configuration file of keydist.")
     sections = {"": root}
     for path, about in SECTIONS.items():
         parent, _, leaf = path.rpartition(".")
-        sections[path] = sections[parent]["properties"][leaf] = _object(about, nullable=path != "nats.tls")
+        sections[path] = sections[parent]["properties"][leaf] = _object(about, nullable=path not in TLS_SECTIONS)
     for field in FIELDS:
         section, _, leaf = field.name.rpartition(".")
         sections[section]["properties"][leaf] = _leaf(field)
+    sections["http.tls"]["required"] = ["cert_file", "key_file"]
     sections["nats.tls"]["dependentRequired"] = {"cert_file": ["key_file"], "key_file": ["cert_file"]}
+    sections["socket"]["properties"]["allow"] |= {"maxItems": MAX_RULES, "items": rule_schema()}
     root["properties"]["hooks"] |= {"maxItems": MAX_HOOKS, "items": hook_schema()}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "keydist.yaml"}
     return {**head, **root, "required": ["cluster"]}
@@ -284,7 +355,7 @@ def _object(about: str, *, nullable: bool = False) -> dict[str, Any]:
 
 def _leaf(field: Field) -> dict[str, Any]:
     leaf: dict[str, Any] = {**field.shape.schema, "description": field.about}
-    if field.nullable:
+    if field.nullable or field.empty_is_off:
         leaf["type"] = [leaf["type"], "null"]
     if field.default is not None:
         leaf["default"] = list(field.default) if isinstance(field.default, tuple) else field.default

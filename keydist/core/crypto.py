@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from keydist.core.strict import b64url_encode
+from keydist.core.strict import b64url_decode, b64url_encode
 from keydist.errors import MalformedError, TamperedError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -43,6 +44,8 @@ RSA_BITS: Final = (2048, 4096)
 """The smallest and the largest RSA modulus that is accepted, in bits."""
 RSA_EXPONENT: Final = 65537
 
+_MAX_JWK: Final = 1024
+"""The longest member of a public JWK, in characters; the modulus of RSA-4096 has 683."""
 _SHA256: Final = SHA256()
 _ECDSA: Final = ec.ECDSA(_SHA256)
 _RSA_PADDING: Final[dict[str, padding.AsymmetricPadding]] = {
@@ -164,6 +167,35 @@ def public_of_spki(spki: bytes, alg: str) -> PublicPart:
     if part.spki != spki:
         raise MalformedError("a public key is not in its one encoding", expected="SubjectPublicKeyInfo in DER")
     return part
+
+
+def public_of_jwk(members: Mapping[str, object], alg: str) -> PublicPart:
+    """Return the public key that the members of a JWK say, for `alg`. Raises `MalformedError`."""
+    try:
+        part = _public_part(_from_jwk(members), alg)
+    except _UNREADABLE:
+        raise MalformedError("a JWK cannot be read", expected="a public RSA, P-256 or Ed25519 key") from None
+    if any(members.get(name) != value for name, value in part.members.items()):
+        raise MalformedError("a JWK is not in its one encoding", expected="unpadded base64url of the exact length")
+    return part
+
+
+def _from_jwk(members: Mapping[str, object]) -> PublicKey:
+    raw = {
+        name: b64url_decode(value, name)
+        for name in ("n", "e", "x", "y")
+        if isinstance(value := members.get(name), str) and len(value) <= _MAX_JWK
+    }
+    match members.get("kty"), sorted(raw):
+        case "RSA", ["e", "n"]:
+            return rsa.RSAPublicNumbers(*(int.from_bytes(raw[name], "big") for name in ("e", "n"))).public_key()
+        case "EC", ["x", "y"]:
+            x, y = (int.from_bytes(raw[name], "big") for name in ("x", "y"))
+            return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+        case "OKP", ["x"]:
+            return ed25519.Ed25519PublicKey.from_public_bytes(raw["x"])
+        case _:
+            raise MalformedError("a JWK has an unsupported type", expected="a public RSA, P-256 or Ed25519 key")
 
 
 def sign(private: PrivateKey, alg: str, message: bytes) -> bytes:

@@ -35,6 +35,15 @@ lineage: 00112233445566778899aabbccddeeff
 heartbeat: 15s
 resync: 20s
 rehearse_every: 1w
+http: {listen: "0.0.0.0:8443", tls: {cert_file: web.pem, key_file: web.key}}
+metrics: {listen: "127.0.0.1:9100"}
+socket:
+  path: run/keydist.sock
+  group: apps
+  mode: "0666"
+  allow:
+  - {users: [web], groups: [app], mint: {subjects: ["orders-*"], audiences: [orders], lifetime: 1h, issuers: [i]}}
+  - {groups: [ops], mint: {subjects: ["*"], audiences: [a, b]}}
 hooks:
 - {run: [/usr/local/bin/reload, --now, ""], "on": jwks, timeout: 1m, retries: 0}
 - {signal: HUP, unit: nginx.service}

@@ -72,7 +72,7 @@ def test_a_first_boot_with_nats_down_heals_by_itself_and_is_ready_only_with_a_ke
     assert host.epoch == 1
     assert agent.stop() == 0
     told = [event.get("code", event["event"]) for event in agent.events()]
-    assert told == ["started", "unreachable", "keyset-taken", "unreachable", "stopped"]
+    assert told == ["started", "serving", "unreachable", "keyset-taken", "unreachable", "stopped"]
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])

@@ -52,6 +52,7 @@ from keydist.core.token import BootstrapToken
 from keydist.errors import BusyError, ConflictError, MalformedError
 
 LOCK_SECONDS: Final = 10.0
+_MOST_JWK: Final = 4096
 _LOCK_PAUSE: Final = 0.02
 _OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, HOOKS, PUBLIC, QUARANTINE})
 
@@ -118,6 +119,18 @@ class PosixKeysetDisk:
             write_floor(root, new, based_on.floor)
             durable = now + int(self._system.monotonic() - asked)
             self._finish(root, new, now=durable, keep=predecessor, damaged=based_on.quarantine)
+
+    def kept_public(self, kid: str) -> bytes | None:
+        """Return a public key that was ever accepted here; see `KeysetDisk`."""
+        root = self._open(self._path)
+        if root is None:
+            return None
+        with root:
+            public = root.sub(PUBLIC, mode=self._mode)
+            if public is None:
+                return None
+            with public:
+                return public.read(f"{kid}.jwk", most=_MOST_JWK)
 
     def settle(self, local: Local, *, now: int) -> None:
         """Finish what a crash left undone, or lay the keyset out anew where `at_rest` or `group` changed.
