@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from keydist.core.strict import parse_object, serialise
@@ -99,6 +99,8 @@ def guarded(app: App, log: Journal) -> App:
         try:
             _check_head(scope)
             await app(scope, read, write)
+        except ClientDisconnect:
+            return
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, is told and answered
             if not isinstance(exc, RefusedRequest | KeydistError):
                 log.event("request-failed", level="error", reason=defect(exc, while_="a request was answered"))

@@ -77,6 +77,7 @@ class Local:
                 raise
             if not await self.insight.look(LOOK_SECONDS):
                 raise
+            self.verifier.jwks()  # reads the disk as it is at this moment
             claims = verified()
         return answer({"claims": dict(claims.all), "kid": claims.kid})
 

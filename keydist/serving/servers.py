@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from keydist.ports import Clock, Journal
     from keydist.serving.answers import App
 
-_SWEEP_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0
 
 
@@ -53,7 +52,7 @@ class Servers:
                     await self._listen(open_)
                 for listener in open_.values():
                     listener.sweep()
-                await self._clock.sleep(_SWEEP_SECONDS)
+                await self._clock.sleep(self._limits.sweep_seconds)
         finally:
             for listener in open_.values():
                 listener.close()

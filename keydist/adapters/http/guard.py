@@ -43,6 +43,8 @@ class Limits(NamedTuple):
     idle_seconds: float = 30.0
     head: int = 16_384
     connections: int = 128
+    sweep_seconds: float = 1.0
+    """How often it is looked whose time is over."""
 
 
 class Peer(NamedTuple):
@@ -188,6 +190,13 @@ class GuardedProtocol(H11Protocol):
         except h11.ProtocolError:
             self.drop()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; behind a request that is still being answered, only end."""
+        if self.is_answered:
+            self.drop()
+        else:
+            super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
         """Wait for the next request; what is not written yet keeps its deadline where nothing may follow."""
         super().on_response_complete()
@@ -201,6 +210,9 @@ class GuardedProtocol(H11Protocol):
         """End the connection at once, whatever is still to be written."""
         self._crowd.leave(self)
         self._unset_keepalive_if_required()
+        if self.is_answered:
+            self.cycle.disconnected = True  # whoever answers may go on, to nobody
+            self.cycle.message_event.set()
         self.transport.abort()
 
     def _begin(self) -> None:
