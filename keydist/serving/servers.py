@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from keydist.ports import Clock, Journal
     from keydist.serving.answers import App
 
-_RETRY_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 2.0
 
 
 class Served(NamedTuple):

@@ -100,21 +100,20 @@ class Agent:
         return self._ask(_Connection(self._path, self._seconds), method, path, body)
 
     def _ask(self, connection: _Connection, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        is_kept = False
         try:
             connection.request(method, path, body, {"content-type": "application/json"} if body is not None else {})
-            answer = connection.getresponse()
-            raw = answer.read(_MOST)
-            is_whole = answer.isclosed()
-        except BaseException:
-            connection.close()
-            raise
-        with self._lock:
-            is_kept = is_whole and not answer.will_close and len(self._idle) < _KEPT
-            if is_kept:
-                self._idle.append(connection)
-        if not is_kept:
-            connection.close()
-        return answer.status, raw
+            with connection.getresponse() as answer:
+                raw = answer.read(_MOST)
+                is_whole = answer.isclosed() and not answer.will_close
+            with self._lock:
+                is_kept = is_whole and len(self._idle) < _KEPT
+                if is_kept:
+                    self._idle.append(connection)
+            return answer.status, raw
+        finally:
+            if not is_kept:
+                connection.close()
 
 
 class _Remote:
