@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("cold_start", "followers", "propagation")
+NAMES = ("cold_start", "followers", "propagation", "serving")
 
 codes = []
 for name in sys.argv[1:] or NAMES:
