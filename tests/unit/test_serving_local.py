@@ -11,6 +11,8 @@ import pytest
 
 from keydist.core.policy import Policy
 from keydist.errors import DiskError
+from keydist.serving.answers import guarded
+from tests.fakes.journal import RecordingJournal
 from tests.material import NOW, Change, extend, first, history
 from tests.unit.serving_node import ISSUER, ServingNode
 
@@ -150,6 +152,30 @@ def test_without_an_issuer_one_must_be_given(tmp_path: Path) -> None:
     with ServingNode(tmp_path, issuer=None) as node:
         assert node.mint().error == (400, "usage")
         assert node.mint(issuer="i").status == 200
+
+
+def test_where_no_look_is_had_in_time_the_first_judgement_stands(
+    tmp_path: Path, node: ServingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keydist.serving.local.LOOK_SECONDS", 0)
+    (tmp_path / "other").mkdir()
+    with ServingNode(tmp_path / "other", first("stranger")) as stranger:
+        jwt = stranger.mint().json["jwt"]
+    assert node.verify(jwt).error == (422, "invalid-jwt")
+    assert node.post("/v1/refresh", {}).error == (503, "not-yet")
+
+
+async def test_a_defect_behind_the_begin_of_an_answer_is_told() -> None:
+    async def broken(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    log = RecordingJournal()
+    await guarded(broken, log)({"headers": [], "raw_path": b"/", "query_string": b""}, nothing, nothing)
+    assert len(log.named("request-failed")) == 1
 
 
 def test_a_defect_is_answered_and_told_by_its_name(node: ServingNode, monkeypatch: pytest.MonkeyPatch) -> None:

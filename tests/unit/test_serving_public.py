@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from starlette.requests import Request
 
 from keydist.core.jwk import jwk_set, public_jwk
+from keydist.core.local import Confirmation
 from keydist.core.policy import Policy
-from keydist.serving.public import Shown
+from keydist.serving.public import Shown, _check_host
 from tests.material import Change, extend, first, history
 from tests.unit.serving_node import ISSUER, ServingNode
 
@@ -75,6 +77,17 @@ def test_from_a_node_that_did_not_confirm_its_epoch_nothing_may_be_kept(node: Se
     assert late.status == 200
     assert late.headers["cache-control"] == "no-cache"
     assert late.headers["keydist-unconfirmed"]
+
+
+def test_a_confirmation_lets_the_same_document_be_kept_again(node: ServingNode) -> None:
+    before = node.get(JWKS)
+    node.clock.advance(Policy().freshness + 1)
+    assert node.get(JWKS).headers["cache-control"] == "no-cache"
+    held = first()
+    node.disk.confirm(Confirmation(epoch=1, digest=held.digest, at=node.clock.now()))
+    after = node.get(JWKS)
+    assert max_age(after.headers["cache-control"])
+    assert after.headers["etag"] == before.headers["etag"]
 
 
 def test_head_tells_the_same_without_the_document(node: ServingNode) -> None:
@@ -198,6 +211,11 @@ def test_a_name_that_was_made_to_point_here_reads_nothing_of_this_node(
 ) -> None:
     assert node.get(path, Host=host).status == status
     assert node.get(JWKS, Host=host).status == 200
+
+
+async def test_beyond_loopback_any_name_is_right() -> None:
+    request = Request({"type": "http", "server": ("192.0.2.1", 443), "headers": [(b"host", b"node-a.example")]})
+    _check_host(request)
 
 
 def test_where_there_is_no_report_there_is_no_page(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import h11
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 _SILENT: Final = logging.CRITICAL + 1
 """What uvicorn would tell is what clients do; what the application does is told by it."""
+_GRACE_SECONDS: Final = 1.0
 _CREDENTIALS: Final = struct.Struct("=iII")
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _PEER_GROUPS: Final = 59
 """SO_PEERGROUPS of Linux 4.13, for which Python has no name."""
 _MOST_GROUPS: Final = 256
@@ -88,9 +91,6 @@ class Crowd:
         )
         self.config.load()
         self._open: dict[GuardedProtocol, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def protocol(self) -> GuardedProtocol:
         """Return what talks to one more connection."""
@@ -178,13 +178,10 @@ class GuardedProtocol(H11Protocol):
         """Read; see `asyncio.Protocol`."""
         if self._is_idle:
             self._begin()
-        try:
-            super().data_received(data)
-        except h11.ProtocolError:  # garbage behind a request that is being answered
-            self.drop()
+        super().data_received(data)
 
     def handle_events(self) -> None:
-        """Act on what was read; also where an answer made room for the next request."""
+        """Act on what was read; where that is no HTTP in a state that uvicorn did not think of, end."""
         try:
             super().handle_events()
         except h11.ProtocolError:
@@ -204,15 +201,19 @@ class GuardedProtocol(H11Protocol):
             self._begin()
         elif not self.transport.is_closing():
             self._is_idle = True
-            self.due = self._crowd.clock.monotonic() + self._crowd.limits.idle_seconds
+            # uvicorn closes it before that, in order; this is for a client that does not even read its answer.
+            self.due = self._crowd.clock.monotonic() + self._crowd.limits.idle_seconds + _GRACE_SECONDS
 
     def drop(self) -> None:
-        """End the connection at once, whatever is still to be written."""
+        """End the connection at once. What is still to be written is lost: the kernel keeps nothing for the deaf."""
         self._crowd.leave(self)
         self._unset_keepalive_if_required()
         if self.is_answered:
             self.cycle.disconnected = True  # whoever answers may go on, to nobody
             self.cycle.message_event.set()
+        connection = self.transport.get_extra_info("socket")
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
     def _begin(self) -> None:
