@@ -23,10 +23,10 @@ _SERVER: Final = rf"(nats|tls)://{_HOST}"
 _ISSUER: Final = rf"(https?)://{_HOST}(?:/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?"
 _LOOPBACK: Final = r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_LISTEN: Final = rf"(localhost|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})"
+LISTEN: Final = rf"(localhost|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})"
 _SECRETS: Final = r"kdt1_[0-9a-z_]{50}|(?<![A-Z2-7])S[A-Z2-7]{57}(?![A-Z2-7])|-----BEGIN"
 """A bootstrap token, an NKEY seed, PEM or a NATS credentials file."""
-_MAX_PORT: Final = 65_535
+MAX_PORT: Final = 65_535
 MAX_TEXT: Final = 4_096
 
 
@@ -147,7 +147,7 @@ def _parse_path(value: object) -> str:
 
 
 def _check_port(port: str | None, expected: str) -> None:
-    if port is not None and not 0 < int(port) <= _MAX_PORT:
+    if port is not None and not 0 < int(port) <= MAX_PORT:
         raise ConfigError("has an impossible port", expected=expected, found=port)
 
 
@@ -176,26 +176,10 @@ def _parse_servers(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _parse_listen(value: object) -> str:
-    expected = "an address and a port: 127.0.0.1:7447, [::1]:7447 or localhost:7447"
-    text = text_of(value, expected)
-    match = re.fullmatch(_LISTEN, text) if len(text) <= MAX_TEXT else None
-    if match is None:
-        fix = "names are not looked up: give the address itself"
-        raise ConfigError("is not an address to listen at", expected=expected, found=shown(text), fix=fix)
-    if int(match[2]) > _MAX_PORT or (match[1].startswith("[") and not _is_ipv6(match[1][1:-1])):
-        raise ConfigError("is an impossible address", expected=expected, found=shown(text))
-    return text
+def _parse_listen(value: object) -> object:
+    from keydist.adapters.config_serve import parse_listen  # noqa: PLC0415 - most nodes keep the default
 
-
-def _is_ipv6(text: str) -> bool:
-    import socket  # noqa: PLC0415 - few listen there
-
-    try:
-        socket.inet_pton(socket.AF_INET6, text)
-    except OSError:
-        return False
-    return True
+    return parse_listen(value)
 
 
 def is_loopback(listen: str) -> bool:
@@ -235,7 +219,7 @@ _GROUP: Final = _pattern("[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of a group",
 _ENTRY: Final = _pattern(
     r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*", "letters, digits, - _ = / and single dots between them", most=250
 )
-_LISTEN_AT: Final = Shape(_parse_listen, {"type": "string", "pattern": f"^{_LISTEN}$", "maxLength": MAX_TEXT})
+_LISTEN_AT: Final = Shape(_parse_listen, {"type": "string", "pattern": f"^{LISTEN}$", "maxLength": MAX_TEXT})
 _LINEAGE: Final = _pattern("[0-9a-f]{32}", "32 lower-case hex digits", most=32)
 _TIME: Final = duration_shape()
 

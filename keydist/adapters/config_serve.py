@@ -1,17 +1,18 @@
-"""Who may mint at the agent's socket: the `socket.allow` of the configuration, parsed strictly, and its JSON Schema.
+"""What the agent serves: addresses to listen at, and who may mint at the socket, with the JSON Schema of a rule.
 
 A rule names users and groups of this machine, and what they may mint. A pattern is exact, or ends with one `*`. The
-message of each `ConfigError` continues the field's name. Loaded only where the configuration has rules.
+message of each `ConfigError` continues the field's name. Loaded only where the configuration says any of it.
 """
 
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from keydist.adapters.config_layers import nearest
-from keydist.adapters.config_schema import duration_shape, kind_of, shown, text_of
+from keydist.adapters.config_schema import LISTEN, MAX_PORT, MAX_TEXT, duration_shape, kind_of, shown, text_of
 from keydist.adapters.config_yaml import printable
 from keydist.adapters.duration import format_duration
 from keydist.errors import ConfigError
@@ -49,6 +50,27 @@ class Rule(NamedTuple):
         if self.mint.issuers:
             mint["issuers"] = list(self.mint.issuers)
         return {**who, "mint": {**mint, "lifetime": format_duration(self.mint.lifetime)}}
+
+
+def parse_listen(value: object) -> str:
+    """Return an address and a port to listen at, as they are written. Raises `ConfigError`."""
+    expected = "an address and a port: 127.0.0.1:7447, [::1]:7447 or localhost:7447"
+    text = text_of(value, expected)
+    match = re.fullmatch(LISTEN, text) if len(text) <= MAX_TEXT else None
+    if match is None:
+        fix = "names are not looked up: give the address itself"
+        raise ConfigError("is not an address to listen at", expected=expected, found=shown(text), fix=fix)
+    if int(match[2]) > MAX_PORT or (match[1].startswith("[") and not _is_ipv6(match[1][1:-1])):
+        raise ConfigError("is an impossible address", expected=expected, found=shown(text))
+    return text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text)
+    except OSError:
+        return False
+    return True
 
 
 def parse_rules(value: object) -> tuple[Rule, ...]:

@@ -116,10 +116,12 @@ def test_an_idle_connection_is_closed_and_a_busy_one_is_kept(node: ServingNode) 
 
 
 @pytest.mark.parametrize("what", ["socket", "http"])
-def test_idle_connections_keep_nobody_out(node: ServingNode, what: str) -> None:
+@pytest.mark.parametrize("said", [b"", b"GET /", POST], ids=["silent", "half a head", "no body"])
+def test_connections_that_say_nothing_whole_keep_nobody_out(node: ServingNode, what: str, said: bytes) -> None:
     with ExitStack() as crowd:
         for _ in range(100):
-            crowd.enter_context(node.raw(what))
+            with suppress(OSError):  # gone already
+                crowd.enter_context(node.raw(what)).sendall(said)
         path = "/healthz" if what == "http" else "/v1/status"
         began = perf_counter()
         with node.raw(what) as one:

@@ -157,7 +157,7 @@ def test_without_an_issuer_one_must_be_given(tmp_path: Path) -> None:
 def test_where_no_look_is_had_in_time_the_first_judgement_stands(
     tmp_path: Path, node: ServingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keydist.serving.local.LOOK_SECONDS", 0)
+    monkeypatch.setattr("keydist.services.insight._WAITING", 0)
     (tmp_path / "other").mkdir()
     with ServingNode(tmp_path / "other", first("stranger")) as stranger:
         jwt = stranger.mint().json["jwt"]

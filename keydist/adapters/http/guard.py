@@ -146,7 +146,11 @@ class GuardedProtocol(H11Protocol):
 
     @property
     def is_answered(self) -> bool:
-        """Whether a request of it was read and its answer is not written."""
+        """Whether a request of it was read whole and waits for this side alone."""
+        return self._is_asked and not self.cycle.more_body and not self.flow.write_paused
+
+    @property
+    def _is_asked(self) -> bool:
         # uvicorn's types say that it is never None, and it begins as None
         return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
 
@@ -189,7 +193,7 @@ class GuardedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP; behind a request that is still being answered, only end."""
-        if self.is_answered:
+        if self._is_asked:
             self.drop()
         else:
             super().send_400_response(msg)
@@ -197,7 +201,7 @@ class GuardedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request; what is not written yet keeps its deadline where nothing may follow."""
         super().on_response_complete()
-        if self.is_answered:  # the next request was there already
+        if self._is_asked:  # the next request was there already
             self._begin()
         elif not self.transport.is_closing():
             self._is_idle = True
@@ -208,7 +212,7 @@ class GuardedProtocol(H11Protocol):
         """End the connection at once. What is still to be written is lost: the kernel keeps nothing for the deaf."""
         self._crowd.leave(self)
         self._unset_keepalive_if_required()
-        if self.is_answered:
+        if self._is_asked:
             self.cycle.disconnected = True  # whoever answers may go on, to nobody
             self.cycle.message_event.set()
         connection = self.transport.get_extra_info("socket")
