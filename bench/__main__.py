@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("cold_start", "followers", "propagation", "tokens")
+NAMES = ("cold_start", "followers", "propagation", "serving", "tokens")
 
 codes = []
 for name in sys.argv[1:] or NAMES:

@@ -91,6 +91,7 @@ def configured(root: Path, name: str, role: Role, url: str, *, heartbeat: str) -
         "token_file": str(root / "token"),
         "state_dir": str(directory / "state"),
         "runtime_dir": str(directory / "run"),
+        "http": {"listen": None},
         "nats": {"servers": [url]},
         "heartbeat": heartbeat,
         "policy": {key: value for key, value in POLICY.items() if key != "rotate_every"},

@@ -147,6 +147,7 @@ class Node:
             "runtime_dir": "run",
             "token_file": "token",
             "key": {"alg": "ES256"},
+            "http": {"listen": None},
             "nats": {"servers": [self.url], "bucket": self.bucket} | dict(self.nats),
         }
         self.config.write_text(json.dumps(settings | dict(self.more)), encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -27,9 +28,11 @@ from keydist.errors import ConfigError, HookFailedError, KeydistError
 from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
+from keydist.services.insight import Insight
 from keydist.services.node import Node
 from keydist.services.pace import woken
 from keydist.services.reporting import Reporter
+from keydist.serving.opening import check_serving, open_serving
 from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
 
 if TYPE_CHECKING:
@@ -87,6 +90,7 @@ class Daemon:
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._stop)
         node = self._machine(self._load())
+        check_serving(node.config)  # whom it names must exist
         config = node.config
         self._log.event("started", version=self._version, cluster=config.cluster, node=config.node, role=config.role)
         run: _Run | None = _Run(node, node.load())  # a state directory that must not be touched ends it here
@@ -138,6 +142,7 @@ class Daemon:
         try:
             found = self._machine(self._load())
             _check_reload(node, found)
+            check_serving(found.config)
             local = found.load()
             if local.held is None and node.load().held is not None:
                 raise local.damage or ConfigError("the node would lose its keyset")  # noqa: TRY301 - told below
@@ -164,7 +169,7 @@ class Daemon:
         config = node.config
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
         mints = MintKeeper(config.runtime_dir)
-        credentials = self._offered(node)
+        credentials, insight = self._offered(node), Insight()
         role = Role(config.role)
         self_ = Self(
             name=config.node,
@@ -174,7 +179,18 @@ class Daemon:
             heartbeat=config.heartbeat,
             minted=mints.minted,
         )
-        reporter = Reporter(self_, node.clock, cluster=config.cluster, role=role, issuer=config.issuer)
+        disbelieved = Counter[str]()
+        reporter = Reporter(
+            self_, node.clock, cluster=config.cluster, role=role, issuer=config.issuer, failures=lambda: disbelieved
+        )
+        serving = open_serving(
+            node,
+            insight=insight,
+            entropy=self._entropy,
+            log=self._log,
+            report=reporter.report,
+            disbelieved=disbelieved,
+        )
         return Agent(
             node=Node(
                 store=ports.store,
@@ -192,9 +208,10 @@ class Daemon:
             resync=config.resync,
             rehearse_every=config.rehearse_every,
             listeners=(HookListener(hooks, config), mints, credentials),
-            others=(hooks.run, credentials.run),
-            own_alarms=lambda: _own_alarms(node, hooks) + credentials.alarms(),
+            others=(hooks.run, credentials.run, serving.run),
+            own_alarms=lambda: (*_own_alarms(node, hooks), *credentials.alarms(), *serving.alarms()),
             reporter=reporter,
+            insight=insight,
         )
 
     def _offered(self, node: Machine) -> CredentialsSocket:

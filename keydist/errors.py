@@ -296,6 +296,12 @@ class WrongRoleError(PermissionFamilyError):
     code = "wrong-role"
 
 
+class NotAllowedError(PermissionFamilyError):
+    """The agent's configuration does not allow this user what was asked of its socket."""
+
+    code = "not-allowed"
+
+
 class UnsafeFileError(PermissionFamilyError):
     """A file's owner, mode or type would let somebody else read or replace it."""
 

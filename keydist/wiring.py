@@ -68,7 +68,9 @@ def machine(
     A token that cannot be used is not raised here: a node with a verified keyset starts without one.
     """
     place = Place(cluster=config.cluster, location=f"KV/{config.nats.bucket}/{config.nats.entry}")
-    layout = Layout(sealed=config.at_rest == "sealed", gid=_group_id(config.group), place=place)
+    layout = Layout(
+        sealed=config.at_rest == "sealed", gid=group_id(config.group, "group") if config.group else None, place=place
+    )
     tokens: tuple[BootstrapToken, ...] = ()
     token_error: KeydistError | None = None
     try:
@@ -85,16 +87,15 @@ def machine(
     )
 
 
-def _group_id(name: str | None) -> int | None:
-    if name is None:
-        return None
+def group_id(name: str, field: str) -> int:
+    """Return the number of the group that a field of the configuration names. Raises `ConfigError`."""
     import grp  # noqa: PLC0415 - needed by few
 
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigError(
-            "group: names a group that this machine does not have",
+            f"{field}: names a group that this machine does not have",
             expected="a group",
             found=name,
             fix=f"groupadd {name}",

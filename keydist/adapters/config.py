@@ -14,18 +14,33 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from keydist.adapters.config_layers import DEFAULT_PATH, TLS, Settled, settle
-from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, json_schema
+from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, is_loopback, json_schema
 from keydist.core.policy import Policy
 from keydist.errors import ConfigError, MalformedError
 
 if TYPE_CHECKING:
     from keydist.adapters.config_credentials import CredentialRule
     from keydist.adapters.config_hooks import Hook
+    from keydist.adapters.config_serve import Rule
 
-__all__ = ["DEFAULT_PATH", "Config", "KeyConfig", "NatsConfig", "TlsConfig", "describe", "json_schema", "load_config"]
+__all__ = [
+    "DEFAULT_PATH",
+    "Config",
+    "HttpConfig",
+    "KeyConfig",
+    "MetricsConfig",
+    "NatsConfig",
+    "ServerTls",
+    "SocketConfig",
+    "TlsConfig",
+    "describe",
+    "json_schema",
+    "load_config",
+]
 
 MAX_LOCATION: Final = 256
 NODES_BUCKET: Final = "keydist-nodes"
+SOCKET: Final = "agent.sock"
 
 _MAX_NODE: Final = 64
 _TOP: Final = tuple(field.name for field in FIELDS if "." not in field.name and field.name != "node")
@@ -48,6 +63,35 @@ class NatsConfig(NamedTuple):
     creds_file: str | None
     nkey_file: str | None
     tls: TlsConfig | None
+
+
+class ServerTls(NamedTuple):
+    """The certificate that this node shows. Paths are absolute."""
+
+    cert_file: str
+    key_file: str
+
+
+class HttpConfig(NamedTuple):
+    """Where HTTP is served (None: nowhere), and with which certificate."""
+
+    listen: str | None
+    tls: ServerTls | None
+
+
+class MetricsConfig(NamedTuple):
+    """Where the metrics are served (None: with the rest)."""
+
+    listen: str | None
+
+
+class SocketConfig(NamedTuple):
+    """The socket for local processes, and who may mint what at it; `group` is a name."""
+
+    path: str
+    group: str | None
+    mode: int
+    allow: tuple[Rule, ...]
 
 
 class KeyConfig(NamedTuple):
@@ -77,6 +121,9 @@ class Config(NamedTuple):
     heartbeat: int
     resync: int
     rehearse_every: int
+    http: HttpConfig
+    metrics: MetricsConfig
+    socket: SocketConfig
     hooks: tuple[Hook, ...]
     credentials: tuple[CredentialRule, ...]
 
@@ -96,6 +143,8 @@ def describe(
     settled = settle(path, environ, overrides)
     config = _build(settled)
     values = settled.values | {"node": config.node, "key.bits": config.key.bits, TLS: config.nats.tls is not None}
+    values |= {"socket.path": config.socket.path, "socket.mode": f"{config.socket.mode:04o}"}
+    values["socket.allow"] = [rule.as_mapping() for rule in config.socket.allow]
     values["hooks"] = [hook.as_mapping() for hook in config.hooks]
     values["credentials"] = [rule.as_mapping() for rule in config.credentials]
     names = [field.name for field in FIELDS]
@@ -117,6 +166,9 @@ def _build(settled: Settled) -> Config:
         **{name: values[name] for name in _TOP},
         node=values["node"] or _host_name(place),
         nats=_nats(settled),
+        http=_http(settled),
+        metrics=MetricsConfig(values["metrics.listen"]),
+        socket=_socket(settled),
         key=_key(settled),
         bootstrap_timeout=float(values["bootstrap.timeout"]),
         policy=_policy(settled),
@@ -140,6 +192,37 @@ def _nats(settled: Settled) -> NatsConfig:
             found=f"{len(location)} characters",
         )
     return NatsConfig(**nats, tls=tls if TLS in settled.sources else None)
+
+
+def _http(settled: Settled) -> HttpConfig:
+    values, place = settled.values, settled.place
+    cert, key = values["http.tls.cert_file"], values["http.tls.key_file"]
+    if not (cert and key) and any(name.startswith("http.tls") for name in settled.sources):
+        fix = "name both, or remove http.tls"
+        raise ConfigError(f"{place}: http.tls.cert_file and http.tls.key_file go together", fix=fix)
+    for name in ("http.listen", "metrics.listen"):
+        listen = values[name]
+        if listen is not None and not cert and not is_loopback(listen):
+            raise ConfigError(
+                f"{place}: {name} leaves this machine without TLS",
+                expected="a loopback address, or http.tls",
+                found=listen,
+                fix="name a certificate in http.tls, or listen at 127.0.0.1 behind a proxy that has one",
+            )
+    if values["metrics.listen"] is not None and values["metrics.listen"] == values["http.listen"]:
+        raise ConfigError(f"{place}: metrics.listen and http.listen are one address", fix="remove metrics.listen")
+    return HttpConfig(listen=values["http.listen"], tls=ServerTls(cert, key) if cert else None)
+
+
+def _socket(settled: Settled) -> SocketConfig:
+    values = settled.values
+    group, mode = values["socket.group"], values["socket.mode"]
+    return SocketConfig(
+        path=values["socket.path"] or f"{values['runtime_dir']}/{SOCKET}",
+        group=group,
+        mode=int(mode or ("0660" if group else "0666"), 8),
+        allow=values["socket.allow"],
+    )
 
 
 def _key(settled: Settled) -> KeyConfig:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from keydist.adapters.config_schema import FIELDS, PATH, POLICY_NAMES, SECTIONS, kind_of
+from keydist.adapters.config_schema import FIELDS, PATH, POLICY_NAMES, SECTIONS, TLS_SECTIONS, kind_of
 from keydist.adapters.config_yaml import printable, read_mapping
 from keydist.errors import ConfigError
 
@@ -82,11 +82,12 @@ def _flatten(members: Mapping[str, Any], prefix: str, place: str) -> Iterator[tu
             yield from _flatten(value, f"{name}.", place)
         elif value is not None:
             raise ConfigError(f"{place}: {name} is not a mapping", expected="a mapping", found=kind_of(value))
-        elif name == TLS:
+        elif name in TLS_SECTIONS:
+            system = "name ca_file in it, write {} to trust the system's CAs, or remove it"
             raise ConfigError(
                 f"{place}: {name} is empty, and must not be taken for plain text",
                 expected="a mapping",
-                fix="name ca_file in it, write {} to trust the system's CAs, or remove it",
+                fix=system if name == TLS else "name cert_file and key_file in it, or remove it",
             )
 
 
@@ -95,10 +96,10 @@ def _set(settled: Settled, name: str, value: object, layer: _Layer) -> None:
     if field := _BY_NAME.get(name):
         if value is None and field.nullable:
             return
-        if value is None:
+        if value is None and not field.empty_is_off:
             raise ConfigError(f"{label} is empty", expected="a value", fix="give it a value, or remove it")
         try:
-            parsed = field.shape.parse(value)
+            parsed = None if value is None else field.shape.parse(value)
             settled.values[name] = _absolute(str(parsed), layer.base) if field.shape is PATH else parsed
         except ConfigError as exc:
             raise ConfigError(f"{label} {exc.message}", expected=exc.expected, found=exc.found, fix=exc.fix) from None

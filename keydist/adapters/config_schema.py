@@ -22,9 +22,11 @@ _HOST: Final = r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::([0
 _SERVER: Final = rf"(nats|tls)://{_HOST}"
 _ISSUER: Final = rf"(https?)://{_HOST}(?:/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?"
 _LOOPBACK: Final = r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"
+_OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+LISTEN: Final = rf"(localhost|{_OCTET}(?:\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})"
 _SECRETS: Final = r"kdt1_[0-9a-z_]{50}|(?<![A-Z2-7])S[A-Z2-7]{57}(?![A-Z2-7])|-----BEGIN"
 """A bootstrap token, an NKEY seed, PEM or a NATS credentials file."""
-_MAX_PORT: Final = 65_535
+MAX_PORT: Final = 65_535
 MAX_TEXT: Final = 4_096
 
 
@@ -44,6 +46,8 @@ class Field(NamedTuple):
     default: Any
     about: str
     nullable: bool = False
+    empty_is_off: bool = False
+    """An empty value turns off what the default would have on."""
 
 
 def kind_of(value: object) -> str:
@@ -143,7 +147,7 @@ def _parse_path(value: object) -> str:
 
 
 def _check_port(port: str | None, expected: str) -> None:
-    if port is not None and not 0 < int(port) <= _MAX_PORT:
+    if port is not None and not 0 < int(port) <= MAX_PORT:
         raise ConfigError("has an impossible port", expected=expected, found=port)
 
 
@@ -172,6 +176,17 @@ def _parse_servers(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _parse_listen(value: object) -> object:
+    from keydist.adapters.config_serve import parse_listen  # noqa: PLC0415 - most nodes keep the default
+
+    return parse_listen(value)
+
+
+def is_loopback(listen: str) -> bool:
+    """Tell whether an address to listen at is only reached from this machine."""
+    return re.fullmatch(_LOOPBACK, listen.rpartition(":")[0]) is not None
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
@@ -192,6 +207,14 @@ def _parse_credentials(value: object) -> object:
     return parse_credentials(value)
 
 
+def _parse_allow(value: object) -> object:
+    if value == []:
+        return ()
+    from keydist.adapters.config_serve import parse_rules  # noqa: PLC0415 - most nodes have none
+
+    return parse_rules(value)
+
+
 PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
 _ISSUER_URL: Final = Shape(_parse_issuer, {"type": "string", "pattern": f"^{_ISSUER}$", "maxLength": MAX_TEXT})
 _SERVER_LIST: Final = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": f"^{_SERVER}$"}}
@@ -204,12 +227,19 @@ _GROUP: Final = _pattern("[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of a group",
 _ENTRY: Final = _pattern(
     r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*", "letters, digits, - _ = / and single dots between them", most=250
 )
+_LISTEN_AT: Final = Shape(_parse_listen, {"type": "string", "pattern": f"^{LISTEN}$", "maxLength": MAX_TEXT})
 _LINEAGE: Final = _pattern("[0-9a-f]{32}", "32 lower-case hex digits", most=32)
 _TIME: Final = duration_shape()
 
+TLS_SECTIONS: Final = ("nats.tls", "http.tls")
+"""Sections that must not be empty: that might be taken for plain text."""
 SECTIONS: Final[Mapping[str, str]] = {
     "nats": "How the store is reached, and where in it the keyset stands.",
     "nats.tls": "TLS towards the servers; {} trusts the system's CAs. Never given up once it is asked for.",
+    "http": "Where the public keys and the state of this node are served.",
+    "http.tls": "TLS of http.listen; needed where that is not this machine's own loopback.",
+    "metrics": "Where the metrics are served, if not with the rest.",
+    "socket": "The socket at which local processes mint and verify.",
     "key": "What signing keys are generated at genesis; later by command.",
     "bootstrap": "How a node gets its first keyset.",
     "rotation": "When keys are replaced; counts at genesis only.",
@@ -263,6 +293,28 @@ FIELDS: Final[tuple[Field, ...]] = (
         "The mean pause between looks at the store beside its notices; a leader's: at most 5s.",
     ),
     Field("rehearse_every", _TIME, 2_592_000, "How old the last rehearsal of a backup may be; 0s for never asking."),
+    Field(
+        "http.listen",
+        _LISTEN_AT,
+        "127.0.0.1:7447",
+        "Where HTTP is served; empty: nowhere. Beyond this machine only with http.tls.",
+        empty_is_off=True,
+    ),
+    Field("http.tls.cert_file", PATH, None, "The certificate, with what leads to its CA."),
+    Field("http.tls.key_file", PATH, None, "The private key of cert_file."),
+    Field("metrics.listen", _LISTEN_AT, None, "Where /metrics is served, and then nowhere else.", nullable=True),
+    Field("socket.path", PATH, None, "The socket; by default agent.sock in runtime_dir.", nullable=True),
+    Field("socket.group", _GROUP, None, "The group of the socket.", nullable=True),
+    Field(
+        "socket.mode",
+        _choice("0600", "0660", "0666"),
+        None,
+        "Who may connect; 0660 with a group, else 0666.",
+        nullable=True,
+    ),
+    Field(
+        "socket.allow", Shape(_parse_allow, {"type": "array"}), (), "Who may mint what at the socket.", nullable=True
+    ),
     Field("hooks", Shape(_parse_hooks, {"type": "array"}), (), "What runs when the key changes.", nullable=True),
     Field(
         "credentials",
@@ -276,20 +328,27 @@ FIELDS: Final[tuple[Field, ...]] = (
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the configuration file."""
-    from keydist.adapters.config_credentials import MAX_RULES, credential_schema  # noqa: PLC0415 - no start needs it
-    from keydist.adapters.config_hooks import MAX_HOOKS, hook_schema  # noqa: PLC0415
+    from keydist.adapters import config_credentials, config_hooks, config_serve  # noqa: PLC0415 - no start needs them
 
     root = _object("The configuration file of keydist.")
     sections = {"": root}
     for path, about in SECTIONS.items():
         parent, _, leaf = path.rpartition(".")
-        sections[path] = sections[parent]["properties"][leaf] = _object(about, nullable=path != "nats.tls")
+        sections[path] = sections[parent]["properties"][leaf] = _object(about, nullable=path not in TLS_SECTIONS)
     for field in FIELDS:
         section, _, leaf = field.name.rpartition(".")
         sections[section]["properties"][leaf] = _leaf(field)
+    sections["http.tls"]["required"] = ["cert_file", "key_file"]
     sections["nats.tls"]["dependentRequired"] = {"cert_file": ["key_file"], "key_file": ["cert_file"]}
-    root["properties"]["hooks"] |= {"maxItems": MAX_HOOKS, "items": hook_schema()}
-    root["properties"]["credentials"] |= {"maxItems": MAX_RULES, "items": credential_schema()}
+    sections["socket"]["properties"]["allow"] |= {
+        "maxItems": config_serve.MAX_RULES,
+        "items": config_serve.rule_schema(),
+    }
+    root["properties"]["hooks"] |= {"maxItems": config_hooks.MAX_HOOKS, "items": config_hooks.hook_schema()}
+    root["properties"]["credentials"] |= {
+        "maxItems": config_credentials.MAX_RULES,
+        "items": config_credentials.credential_schema(),
+    }
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "keydist.yaml"}
     return {**head, **root, "required": ["cluster"]}
 
@@ -301,7 +360,7 @@ def _object(about: str, *, nullable: bool = False) -> dict[str, Any]:
 
 def _leaf(field: Field) -> dict[str, Any]:
     leaf: dict[str, Any] = {**field.shape.schema, "description": field.about}
-    if field.nullable:
+    if field.nullable or field.empty_is_off:
         leaf["type"] = [leaf["type"], "null"]
     if field.default is not None:
         leaf["default"] = list(field.default) if isinstance(field.default, tuple) else field.default

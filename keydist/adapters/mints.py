@@ -111,10 +111,8 @@ class MintCounter:
     def _settle(self) -> tuple[Directory, ExitStack] | None:
         """Take a name that no other process has, living or dead; None where another one settles just now."""
         with ExitStack() as stack:
-            runtime = Directory.open_root(self._runtime, mode=_READABLE, system=_SYSTEM)
-            if runtime is None:
-                runtime = Directory.make_root(self._runtime, mode=_OWN, gid=None, system=_SYSTEM)
-            folder = stack.enter_context(stack.enter_context(runtime).make(FOLDER, mode=_OWN, gid=None))
+            runtime = stack.enter_context(_runtime(self._runtime))
+            folder = stack.enter_context(runtime.make(FOLDER, mode=_OWN, gid=None))
             with folder.locked(_FOLDING) as given:
                 taken = folder.names()
                 for number in range(_PROCESSES if given else 0):
@@ -130,6 +128,16 @@ class MintCounter:
         if self._own is not None:
             own, self._own = self._own, None
             own[1].close()
+
+
+def _runtime(path: str) -> Directory:
+    found = Directory.open_root(path, mode=_READABLE, system=_SYSTEM)
+    return Directory.make_root(path, mode=_OWN, gid=None, system=_SYSTEM) if found is None else found
+
+
+def make_private(runtime_dir: str) -> None:
+    """Make the runtime directory, for its owner alone, where there is none. Raises `DiskError` and the like."""
+    _runtime(runtime_dir).close()
 
 
 def read_mints(runtime_dir: str) -> Counts:

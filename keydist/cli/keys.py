@@ -23,6 +23,7 @@ from keydist.core.jwk import jwk_set, public_jwk
 from keydist.core.pem import private_pem, public_pem
 from keydist.core.strict import serialise
 from keydist.errors import UsageError
+from keydist.services.facts import describe_key
 
 if TYPE_CHECKING:
     from keydist.core.keyset import Key, Keyset
@@ -139,14 +140,6 @@ def jwks(
         return 0
 
     finish(work, as_json=as_json)
-
-
-def describe_key(key: Key) -> dict[str, object]:
-    """Return what may be shown of a key: never its material."""
-    times = {name: getattr(key, name) for name in ("created", "published", "activated", "retired", "verify_until")}
-    return {"kid": key.kid, "use": key.use, "alg": key.alg, "state": key.state.value} | {
-        name: at for name, at in times.items() if at is not None
-    }
 
 
 def _keyset(config: str | None, token_file: str | None) -> Keyset:

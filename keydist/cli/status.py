@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, finish, no_keyset, this_node, with_store
-from keydist.cli.keys import describe_key
 from keydist.cli.operate import seconds_of
 from keydist.cli.render import print_json, print_line, tell_alarms
 from keydist.cli.times import age, ago, date
 from keydist.core.restart import Role
 from keydist.core.rotation import SCHEDULE
 from keydist.errors import UsageError
+from keydist.services.facts import Who, node_facts
 from keydist.services.status import Schedule, Standing, by_time, schedule, standing
 
 if TYPE_CHECKING:
@@ -108,24 +108,8 @@ def own_alarms(
 
 def facts(node: Machine, local: Local, notes: Notes, found: Standing) -> dict[str, object]:
     """Return what `keydist status --json` tells of this node."""
-    rotation = schedule(local.held, notes, now=node.clock.now()) if local.held else None
-    keyset = local.held.keyset if local.held else None
-    return {
-        "node": node.config.node,
-        "role": node.config.role,
-        "cluster": node.config.cluster,
-        "lineage": keyset.lineage if keyset else None,
-        "epoch": keyset.epoch if keyset else None,
-        "kid": keyset.active.kid if keyset else None,
-        "keys": [describe_key(key) for key in keyset.keys] if keyset else [],
-        "token": local.held.token_id if local.held else None,
-        "confirmed": local.confirmation.at if local.confirmation else None,
-        "store": found.found.value if found.found else None,
-        "rotation": rotation._asdict() if rotation else None,
-        "rehearsed": notes.rehearsed,
-        "alarms": [alarm.as_json() for alarm in found.alarms],
-        "healthy": not found.alarms,
-    }
+    who = Who(node=node.config.node, role=node.config.role, cluster=node.config.cluster)
+    return node_facts(who, local, notes, found=found.found, alarms=found.alarms, now=node.clock.now())
 
 
 def _show(node: Machine, local: Local, found: Standing, rotation: Schedule) -> None:

@@ -24,15 +24,16 @@ def private_pem(key: Key) -> bytes:
             expected="an active or next key",
             fix="choose one from: keydist key list",
         )
-    return _pem("PRIVATE KEY", key.material)
+    return pem("PRIVATE KEY", key.material)
 
 
 def public_pem(key: Key) -> bytes:
     """Return the public part of a signing key as `PUBLIC KEY` (SubjectPublicKeyInfo)."""
-    return _pem("PUBLIC KEY", key.public.spki)
+    return pem("PUBLIC KEY", key.public.spki)
 
 
-def _pem(label: str, der: bytes) -> bytes:
+def pem(label: str, der: bytes) -> bytes:
+    """Return DER under a label."""
     text = base64.b64encode(der).decode("ascii")
     lines = [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode("ascii")

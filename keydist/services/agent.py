@@ -15,7 +15,7 @@ from keydist.core.rotation import Situation, overdue
 from keydist.services.announce import Announcer, Self, announce, leave
 from keydist.services.defect import defect
 from keydist.services.fleet import FleetReader
-from keydist.services.follow import follow
+from keydist.services.follow import follow, look
 from keydist.services.lead import Leader, lead
 from keydist.services.observe import on_disk
 from keydist.services.pace import woken
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keydist.core.local import Local
     from keydist.errors import KeydistError
     from keydist.ports import Entropy, Journal, Listener, Manager, NodeRecords
+    from keydist.services.insight import Insight
     from keydist.services.node import Node
     from keydist.services.reporting import Reporter
 
@@ -42,7 +43,7 @@ class Agent:
     """Everything an agent needs. `resync` and `rehearse_every` in seconds.
 
     `others` run beside it; `own_alarms` is what they, and whoever wired it, have to say at the moment. `reporter` is
-    told what there is to report.
+    told what there is to report; `insight` is what they see of it and may ask of it.
     """
 
     node: Node
@@ -58,6 +59,7 @@ class Agent:
     others: tuple[Callable[[], Awaitable[None]], ...] = ()
     own_alarms: Callable[[], tuple[KeydistError, ...]] = tuple
     reporter: Reporter | None = None
+    insight: Insight | None = None
 
 
 async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) -> NoReturn:
@@ -79,6 +81,8 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
             )
             tasks.create_task(announce(announcer, node, agent.records, present, self_, entropy=agent.entropy))
             tasks.create_task(_watch(agent, present, announcer))
+            if agent.insight is not None:
+                tasks.create_task(agent.insight.run(present, lambda: look(node, reconciler, present), node.clock))
             for other in agent.others:
                 tasks.create_task(_other(other, agent, present))
     finally:
@@ -93,7 +97,7 @@ async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Pres
         try:
             await run()
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it
-            present.alarm("beside", defect(exc, while_="hooks were run"))
+            present.alarm("beside", defect(exc, while_="something ran beside the agent"))
         await agent.node.clock.sleep(agent.self_.heartbeat)
 
 

@@ -50,8 +50,7 @@ async def follow(
     silent = Backoff(entropy, first=_FIRST_PAUSE, most=_LONGEST_PAUSE)
     refused = Backoff(entropy, first=_LONGEST_PAUSE, most=_REFUSED_PAUSE)
     while True:
-        async with present.writing:
-            pause = await _look(reconciler, present)
+        pause = await look(node, reconciler, present)
         if pause is None:
             silent.reset()
             refused.reset()
@@ -60,12 +59,18 @@ async def follow(
             seconds = min(resync, (silent if pause else refused).pause())
         if present.held is None:
             notifier.waiting(_why(present), seconds_left=seconds + _LOOK_SECONDS)
-        present.turned = node.clock.monotonic()
         await node.store.wait_for_notice(seconds)
 
 
+async def look(node: Node, reconciler: Reconciler, present: Present) -> bool | None:
+    """Look at the store once, now; return None where it answered, else whether trying again soon may help."""
+    async with present.writing:
+        pause = await _look(reconciler, present)
+    present.turned = node.clock.monotonic()
+    return pause
+
+
 async def _look(reconciler: Reconciler, present: Present) -> bool | None:
-    """Look once; return None where the store answered, else whether trying again soon may help."""
     soon = True
     try:
         outcome = await _attempted(reconciler)

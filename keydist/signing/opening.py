@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Final
 
 from keydist.adapters.config import load_config
 from keydist.core.token import BootstrapToken
 from keydist.wiring import Machine, machine
+
+_REFRESH_SECONDS: Final = 3.0
 
 
 def opened(config: str | None) -> Machine:
@@ -18,3 +21,18 @@ def opened(config: str | None) -> Machine:
 def tokens_of(node: Machine) -> Callable[[], tuple[BootstrapToken, ...]]:
     """Return what reads a node's tokens: a process that outlives a change of token must find the new one."""
     return lambda: machine(node.config, os.environ).tokens
+
+
+def asks_agent(node: Machine) -> Callable[[], None]:
+    """Return what has the agent of a node look at the store. Raises `KeydistError` where none answers in seconds."""
+
+    def ask() -> None:
+        from keydist.signing.remote import Agent  # noqa: PLC0415 - an HTTP client, for what is rare
+
+        agent = Agent(node.config.socket.path, seconds=_REFRESH_SECONDS)
+        try:
+            agent.ask("POST", "/v1/refresh", {})
+        finally:
+            agent.close()
+
+    return ask

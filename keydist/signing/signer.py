@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keydist.core.crypto import PrivateKey
     from keydist.core.keyset import Key
     from keydist.ports import Clock, KeysetDisk, Mints
+    from keydist.signing.remote import RemoteSigner
 
 _LIFETIME: Final = 900
 
@@ -68,6 +69,13 @@ class Signer:
             mints=MintCounter(node.config.runtime_dir, node.clock),
             demands=node.demands,
         )
+
+    @classmethod
+    def connect(cls, path: str) -> RemoteSigner:
+        """Return what mints at the agent behind a socket, as its configuration allows this user."""
+        from keydist.signing.remote import Agent, RemoteSigner  # noqa: PLC0415 - an HTTP client, not needed from disk
+
+        return RemoteSigner(Agent(path))
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from keydist.core.jws import Claims, Parsed, check_claims, check_signature, pars
 from keydist.core.lease import Lease
 from keydist.errors import InvalidJwtError, KeydistError, UnavailableError, UsageError
 from keydist.signing.following import Following, Snapshot, Tokens
-from keydist.signing.opening import opened, tokens_of
+from keydist.signing.opening import asks_agent, opened, tokens_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keydist.core.crypto import PublicKey
     from keydist.core.keyset import Keyset
     from keydist.ports import Clock, KeysetDisk
+    from keydist.signing.remote import RemoteVerifier
 
 _ASK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 5.0
@@ -73,10 +74,19 @@ class Verifier:
     def open(cls, config: str | None = None, *, refresh: Callable[[], None] | None = None) -> Self:
         """Return the verifier of this node, as configured (a path, `$KEYDIST_CONFIG` or the default one).
 
-        The keyset is first read by `verify`. Raises `ConfigError`.
+        The keyset is first read by `verify`; unless `refresh` is given, it asks this node's agent, where one runs.
+        Raises `ConfigError`.
         """
         node = opened(config)
+        refresh = refresh or asks_agent(node)
         return cls(node.disk, node.clock, tokens_of(node), demands=node.demands, refresh=refresh)
+
+    @classmethod
+    def connect(cls, path: str) -> RemoteVerifier:
+        """Return what verifies at the agent behind a socket."""
+        from keydist.signing.remote import Agent, RemoteVerifier  # noqa: PLC0415 - an HTTP client, not needed from disk
+
+        return RemoteVerifier(Agent(path))
 
     def verify(self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT") -> Claims:
         """Return what a JWT says, once its signature, its times, its issuer, its audience and its type are right.

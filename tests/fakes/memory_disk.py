@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from keydist.core.accept import Floor, Held
 from keydist.core.floor import not_on_floor, raised_floor
+from keydist.core.jwk import public_jwk
 from keydist.core.local import Confirmation, Local, Start
 from keydist.core.notes import Notes, noted
+from keydist.core.strict import serialise
 from keydist.core.token import BootstrapToken
 from keydist.errors import ConflictError, CorruptError, KeydistError, RebuiltFloorError, WrongTokenError
 
@@ -25,7 +27,7 @@ class MemoryFolder:
     live: Held | None = None
     floor: Floor | None = None
     notes: Notes = field(default_factory=Notes)
-    public: set[str] = field(default_factory=set)
+    public: dict[str, bytes] = field(default_factory=dict)
     confirmation: Confirmation | None = None
     start: Start | None = None
     refused: list[bytes] = field(default_factory=list)
@@ -83,7 +85,7 @@ class MemoryKeysetDisk:
         if folder.is_damaged and based_on.quarantine and folder.live is not None:
             self._refuse(folder.live.envelope)
         folder.live, folder.floor, folder.is_damaged = new, raised_floor(based_on.floor, new), False
-        folder.public |= {key.kid for key in new.keyset.signing_keys()}
+        folder.public |= {key.kid: serialise(public_jwk(key)) + b"\n" for key in new.keyset.signing_keys()}
         folder.changes += 1
         self._note(new, now)
 
@@ -107,6 +109,9 @@ class MemoryKeysetDisk:
 
     def notes(self) -> Notes:
         return self.folder.notes
+
+    def public_jwk(self, kid: str) -> bytes | None:
+        return self.folder.public.get(kid)
 
     def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
         self._fail_or_go_on()

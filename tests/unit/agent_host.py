@@ -130,6 +130,7 @@ class Host:
             "key": {"alg": "EdDSA"},
             "heartbeat": "1s",
             "resync": "2s",
+            "http": {"listen": None},
             "nats": {"servers": [url], "bucket": bucket},
         }
         directory.mkdir()

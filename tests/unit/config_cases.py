@@ -9,6 +9,7 @@ from keydist.adapters.config import Config, TlsConfig, load_config
 from keydist.adapters.config_credentials import CredentialRule
 from keydist.adapters.config_hooks import Hook
 from keydist.adapters.config_schema import POLICY_NAMES
+from keydist.adapters.config_serve import MintRule, Rule
 
 TOKEN = "kdt1_0123456789_" + "a" * 52 + "_89abcdef"
 SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
@@ -36,6 +37,15 @@ lineage: 00112233445566778899aabbccddeeff
 heartbeat: 15s
 resync: 20s
 rehearse_every: 1w
+http: {listen: "0.0.0.0:8443", tls: {cert_file: web.pem, key_file: web.key}}
+metrics: {listen: "127.0.0.1:9100"}
+socket:
+  path: run/keydist.sock
+  group: apps
+  mode: "0666"
+  allow:
+  - {users: [web], groups: [app], mint: {subjects: ["orders-*"], audiences: [orders], lifetime: 1h, issuers: [i]}}
+  - {groups: [ops], mint: {subjects: ["*"], audiences: [a, b]}}
 hooks:
 - {run: [/usr/local/bin/reload, --now, ""], "on": jwks, timeout: 1m, retries: 0}
 - {signal: HUP, unit: nginx.service}
@@ -87,6 +97,23 @@ GOOD = [
         "credentials",
         (CredentialRule(f"{'x' * 64}.service", ("signing-key",)), CredentialRule("a@*.service", ("jwks",))),
     ),
+    ("http: {listen: }", "http.listen", None),
+    ("http:", "http.listen", "127.0.0.1:7447"),
+    ("http: {listen: 'localhost:0'}", "http.listen", "localhost:0"),
+    ("http: {listen: '[::1]:80'}", "http.listen", "[::1]:80"),
+    ("http: {listen: '127.9.0.1:80'}", "http.tls", None),
+    ("metrics:", "metrics.listen", None),
+    ("metrics: {listen: }", "metrics.listen", None),
+    ("runtime_dir: /r", "socket.path", "/r/agent.sock"),
+    ("socket:", "socket.mode", 0o666),
+    ("socket: {group: apps}", "socket.mode", 0o660),
+    ("socket: {allow: }", "socket.allow", ()),
+    ("socket: {allow: []}", "socket.allow", ()),
+    (
+        "socket: {allow: [{groups: [a], users: [], mint: {subjects: ['*'], audiences: [b], lifetime: 60}}]}",
+        "socket.allow",
+        (Rule((), ("a",), MintRule(("*",), ("b",), (), 60)),),
+    ),
     ("resync: 1", "resync", 1),
     ("rehearse_every: 0", "rehearse_every", 0),
     ("nats:", "nats.bucket", "keydist"),
@@ -104,6 +131,15 @@ GOOD = [
     ("rotation: {every: 0s}", "rotation.every", 0),
     ("policy: {max_lifetime: 1d2h3m4s}", "policy.max_lifetime", 93_784),
 ]
+
+
+def _rule(mint: str) -> str:
+    """Return a rule in which one member of `mint` is wrong."""
+    usual = {"subjects": "[s]", "audiences": "[b]"}
+    usual.pop(mint.partition(":")[0], None)
+    rest = "".join(f", {name}: {value}" for name, value in usual.items())
+    return f"socket: {{allow: [{{users: [a], mint: {{{mint}{rest}}}}}]}}"
+
 
 # Without a cluster of its own: it is put in front. The schema refuses these too.
 BAD = [
@@ -209,6 +245,37 @@ BAD = [
     ("hooks: [{run: [/a], retries: 11}]", "entry 1: retries is out of range .*0 to 10"),
     ("hooks: [{run: [/a], retries: true}]", "entry 1: retries is not an integer .*found a boolean"),
     (f"hooks: [{', '.join(f'{{run: [/{n}]}}' for n in range(33))}]", "hooks has too many entries .*at most 32"),
+    ("http: {listen: '7447'}", "http.listen is not an address to listen at .*found '7447'"),
+    ("http: {listen: 7447}", "http.listen is not text .*found an integer"),
+    ("http: {listen: 'web.example:80'}", "http.listen is not an address to listen at .*names are not looked up"),
+    ("http: {listen: '127.0.0.256:80'}", "http.listen is not an address to listen at"),
+    ("http: {listen: '127.0.0.1'}", "http.listen is not an address to listen at"),
+    ("http: {tls: }", "http.tls is empty, and must not be taken for plain text .*name cert_file and key_file"),
+    ("http: {tls: {}}", "http.tls.cert_file and http.tls.key_file go together"),
+    ("http: {tls: {cert_file: /c}}", "http.tls.cert_file and http.tls.key_file go together"),
+    ("socket: {mode: '0777'}", "socket.mode is not one of the known ones .*0600 or 0660 or 0666"),
+    ("socket: {mode: 660}", "socket.mode is not text"),
+    ("socket: {allow: {}}", "socket.allow is not a list of mappings .*found a mapping"),
+    ("socket: {allow: [x]}", "socket.allow is not a list of mappings .*with something else"),
+    ("socket: {allow: [{}]}", "socket.allow entry 1: names nobody"),
+    ("socket: {allow: [{users: [a]}]}", "socket.allow entry 1: mint is missing"),
+    ("socket: {allow: [{users: [a], mint: }]}", "entry 1: mint is empty"),
+    ("socket: {allow: [{users: [a], mint: true}]}", "entry 1: mint is not a mapping .*found a boolean"),
+    ("socket: {allow: [{users: [a], mint: {}}]}", "entry 1: mint subjects is missing"),
+    ("socket: {allow: [{users: [a], mint: {subjects: [a]}}]}", "entry 1: mint audiences is missing"),
+    ("socket: {allow: [{user: [a], mint: {}}]}", r"entry 1: unknown key user; did you mean users\?"),
+    ("socket: {allow: [{users: [a], verify: true, mint: {}}]}", "unknown key verify; the keys known here are users,"),
+    (_rule("subject: [a]"), r"entry 1: mint unknown key subject; did you mean subjects\?"),
+    (_rule("subjects: a"), "entry 1: mint subjects is not a list in range .*found text.*square brackets"),
+    (_rule("subjects: [1]"), "entry 1: mint subjects is not text"),
+    (_rule("subjects: ['']"), "entry 1: mint subjects has an entry that is not well formed"),
+    (_rule("subjects: ['a*b']"), r"mint subjects has an entry .*one \* at its end.*found 'a\*b'"),
+    (_rule("subjects: ['a**']"), "mint subjects has an entry that is not well formed"),
+    (_rule(f"subjects: [{'a' * 257}]"), "mint subjects has an entry that is not well formed"),
+    (_rule(f"subjects: [{', '.join('a' * 65)}]"), "mint subjects is not a list in range .*found a list of 65"),
+    (_rule("lifetime: 0"), "entry 1: mint lifetime is out of range"),
+    ("socket: {allow: [{users: ['a b'], mint: {subjects: [a], audiences: [b]}}]}", "users has an entry .*accounts"),
+    (f"socket: {{allow: [{', '.join(['{users: [a], mint: {subjects: [a], audiences: [b]}}'] * 65)}]}}", "at most 64"),
     ("resync: 0", "resync is out of range .*1s to 1h"),
     ("rehearse_every: -1", "rehearse_every is out of range"),
     ("state_dir: ''", "state_dir is not a path"),
@@ -219,6 +286,13 @@ BAD_FOR_THE_LOADER = [
         "credentials: [{unit: a.service, names: [jwks]}, {unit: a.service, names: [signing-key]}]",
         "credentials entry 2 is about the unit of an earlier one",
     ),
+    ("socket: {allow: [{users: [], mint: {subjects: [a], audiences: [b]}}]}", "entry 1: names nobody"),
+    ("http: {listen: '127.0.0.1:65536'}", "http.listen is an impossible address"),
+    ("http: {listen: '[:::1]:80'}", "http.listen is an impossible address"),
+    ("http: {listen: '0.0.0.0:80'}", "http.listen leaves this machine without TLS .*found 0.0.0.0:80.*http.tls"),
+    ("http: {listen: '[::]:80'}", "http.listen leaves this machine without TLS"),
+    ("metrics: {listen: '10.0.0.1:80'}", "metrics.listen leaves this machine without TLS"),
+    ("metrics: {listen: '127.0.0.1:7447'}", "metrics.listen and http.listen are one address"),
     ("heartbeat: 2h", "heartbeat is out of range .*found 7200s"),
     ("issuer: http://example.org", "issuer is not an address"),
     ("issuer: https://x:0", "issuer has an impossible port"),

@@ -14,10 +14,22 @@ import pytest
 import yaml
 
 from keydist.adapters import config_layers
-from keydist.adapters.config import MAX_LOCATION, Config, NatsConfig, TlsConfig, describe, json_schema
+from keydist.adapters.config import (
+    MAX_LOCATION,
+    Config,
+    HttpConfig,
+    MetricsConfig,
+    NatsConfig,
+    ServerTls,
+    SocketConfig,
+    TlsConfig,
+    describe,
+    json_schema,
+)
 from keydist.adapters.config_credentials import NAMES, CredentialRule, is_allowed, parse_credentials
 from keydist.adapters.config_hooks import Hook, parse_hooks
 from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, SECTIONS, kind_of
+from keydist.adapters.config_serve import MintRule, Rule, parse_rules
 from keydist.core import crypto, envelope
 from keydist.core.policy import MEMBERS, Policy
 from keydist.errors import ConfigError
@@ -51,6 +63,17 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         heartbeat=15,
         resync=20,
         rehearse_every=604_800,
+        http=HttpConfig("0.0.0.0:8443", ServerTls(f"{tmp_path}/web.pem", f"{tmp_path}/web.key")),
+        metrics=MetricsConfig("127.0.0.1:9100"),
+        socket=SocketConfig(
+            path=f"{tmp_path}/run/keydist.sock",
+            group="apps",
+            mode=0o666,
+            allow=(
+                Rule(("web",), ("app",), MintRule(("orders-*",), ("orders",), ("i",), 3600)),
+                Rule((), ("ops",), MintRule(("*",), ("a", "b"))),
+            ),
+        ),
         hooks=(
             Hook(on="jwks", run=("/usr/local/bin/reload", "--now", ""), timeout=60, retries=0),
             Hook(on="key", signal="HUP", unit="nginx.service", timeout=30, retries=3),
@@ -99,6 +122,20 @@ def test_a_list_of_mappings_has_a_bound() -> None:
 def test_a_unit_takes_what_a_rule_names_for_it_or_for_its_template(tmp_path: Path, unit: str, names: set[str]) -> None:
     rules = load(tmp_path, FULL).credentials
     assert {name for name in (*NAMES, "token", "") if is_allowed(rules, unit, name)} == names
+
+
+def test_rules_of_the_socket_are_shown_as_the_file_has_them(tmp_path: Path) -> None:
+    config = load(tmp_path, FULL)
+    rows = {name: value for name, value, _ in describe(str(tmp_path / "keydist.yaml"), environ={}, overrides={})}
+    assert rows["socket.allow"] == [
+        {
+            "users": ["web"],
+            "groups": ["app"],
+            "mint": {"subjects": ["orders-*"], "audiences": ["orders"], "issuers": ["i"], "lifetime": "1h"},
+        },
+        {"groups": ["ops"], "mint": {"subjects": ["*"], "audiences": ["a", "b"], "lifetime": "15m"}},
+    ]
+    assert parse_rules(rows["socket.allow"]) == config.socket.allow
 
 
 @pytest.mark.parametrize("argument", ["\ud800", "\0", "x" * 4097])
@@ -221,7 +258,9 @@ def test_the_schema_and_the_loader_are_one_table(tmp_path: Path) -> None:
     assert leaves.keys() == {field.name for field in FIELDS}
     config = load(tmp_path, "cluster: c")
     for name, leaf in leaves.items():
-        if name not in {"cluster", "node"} and not name.startswith("nats.tls."):
+        if name not in {"cluster", "node", "socket.path", "socket.mode"} and not name.startswith(
+            ("nats.tls.", "http.tls.")
+        ):
             default = leaf.get("default")
             assert value_of(config, name) == (tuple(default) if isinstance(default, list) else default), name
             assert default is None or list(violations(leaf, default)) == [], name

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import http.client
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,10 +24,15 @@ import pytest
 
 from keydist.adapters.credentials_socket import SOCKET
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.mints import read_mints
 from keydist.core.record import Record, open_record
+from keydist.errors import UnreachableError
+from keydist.signing import Signer, Verifier
+from keydist.signing.remote import Agent
 from tests.material import OTHER_TOKEN, TOKEN, Change, extend
-from tests.unit.agent_host import Host, eventually, pause
+from tests.unit.agent_host import Host, Process, eventually, pause
 from tests.unit.service_manager import ROOT, address_of, client, read
+from tests.unit.serving_node import Answered, ask
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -54,6 +61,11 @@ def install(tmp_path: Path, nats_server: EmbeddedServer, bucket: str) -> Iterato
             assert "Traceback" not in said
 
 
+def rule_for(*users: str) -> dict[str, Any]:
+    """Return a rule that lets users mint for the audience `api`."""
+    return {"users": list(users), "mint": {"subjects": ["*"], "audiences": ["api"]}}
+
+
 # --- its start ----------------------------------------------------------------------------------
 
 
@@ -74,7 +86,7 @@ def test_a_first_boot_with_nats_down_heals_by_itself_and_is_ready_only_with_a_ke
     assert host.epoch == 1
     assert agent.stop() == 0
     told = [event.get("code", event["event"]) for event in agent.events()]
-    assert told == ["started", "unreachable", "keyset-taken", "unreachable", "stopped"]
+    assert told == ["started", "serving", "unreachable", "keyset-taken", "unreachable", "stopped"]
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
@@ -113,6 +125,9 @@ def test_with_a_keyset_on_disk_it_is_ready_at_once_whatever_nats_does(
     ("spoil", "code", "said"),
     [
         pytest.param(lambda host: host.configure(rule="leader"), 78, "config", id="a configuration"),
+        pytest.param(
+            lambda host: host.configure(socket={"allow": [rule_for("no-such-user")]}), 78, "config", id="a rule"
+        ),
         pytest.param(lambda host: host.state.mkdir(mode=0o755), 77, "unsafe-file", id="a state directory"),
     ],
 )
@@ -312,6 +327,8 @@ async def test_a_reload_that_cannot_be_used_is_told_and_leaves_what_runs_alone(
         (lambda host: host.configure(node="b"), "node"),
         (lambda host: host.configure(nats=nats | {"bucket": "elsewhere"}), "nats.bucket"),
         (lambda host: host.configure(lineage="0" * 32), "lineage"),
+        (lambda host: host.configure(socket={"group": "no-such-group"}), "socket.group"),
+        (lambda host: host.configure(socket={"allow": [rule_for("no-such-user")]}), "socket.allow"),
     ]
     given = dict(host._settings)
     for number, (spoil, named) in enumerate(refused, 1):
@@ -503,3 +520,62 @@ def test_the_socket_for_credentials_goes_with_the_agent(install: Callable[..., H
     eventually((host.directory / "run" / SOCKET).exists)
     assert agent.stop() == 0
     assert not (host.directory / "run" / SOCKET).exists()
+
+
+# --- what it serves -----------------------------------------------------------------------------
+
+
+def serving(agent: Process, what: str) -> list[str]:
+    """Return where something was served, one place a reload."""
+    return [event["at"] for event in agent.events("serving") if event["what"] == what]
+
+
+def http_get(at: str, path: str) -> Answered:
+    return ask(http.client.HTTPConnection(at, timeout=10), "GET", path, None, {})
+
+
+def test_it_serves_what_its_disk_holds_and_a_reload_changes_what_and_where(install: Callable[..., Host]) -> None:
+    host = install(issuer="https://issuer", http={"listen": "127.0.0.1:0"})
+    agent = host.start()
+    agent.wait_for("READY=1")
+    eventually(lambda: serving(agent, "http"))
+    [path], [at] = serving(agent, "socket"), serving(agent, "http")
+    assert path == str(host.directory / "run" / "agent.sock")
+    with Signer.connect(path) as signer, Verifier.connect(path) as verifier:
+        jwt = signer.mint({}, subject="s", audience="api")
+        assert verifier.verify(jwt, audience="api", issuer="https://issuer").subject == "s"
+        assert http_get(at, "/.well-known/jwks.json").json == verifier.jwks()
+        assert http_get(at, "/readyz").status == 200
+        asking = Agent(path)
+        status = asking.ask("GET", "/v1/status")
+        assert (status["epoch"], status["node"], status["healthy"]) == (1, "a", True)
+        assert asking.ask("POST", "/v1/refresh", {}) == {"epoch": 1}
+        asking.close()
+        elsewhere = host.directory / "elsewhere.sock"
+        host.configure(http={"listen": None}, socket={"path": str(elsewhere), "mode": "0600"})
+        agent.hang_up()
+        eventually(lambda: len(serving(agent, "socket")) > 1)
+        assert elsewhere.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(UnreachableError):
+            signer.mint({}, subject="s", audience="api")
+    with pytest.raises(ConnectionRefusedError):
+        http_get(at, "/healthz")
+    with Signer.connect(str(elsewhere)) as signer:
+        signer.mint({}, subject="s", audience="api")
+    assert agent.stop() == 0
+    assert not elsewhere.exists()
+    counted = read_mints(str(host.directory / "run"))
+    assert sum(minted.jwts for minted in counted.values()) == 2
+
+
+def test_an_address_that_cannot_be_had_is_an_alarm_and_no_end(install: Callable[..., Host]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host = install(http={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
+        agent = host.start()
+        agent.wait_for("READY=1")
+        eventually(lambda: agent.events("alarm"))
+        [alarm] = agent.events("alarm")
+        assert (alarm["code"], alarm["found"]) == ("cannot-listen", "address already in use")
+    eventually(lambda: agent.events("alarm-over"), within=15)
+    assert serving(agent, "http")
+    assert agent.stop() == 0

@@ -75,6 +75,7 @@ class DemoCluster:
             "state_dir": str(home / "state"),
             "runtime_dir": str(home / "run"),
             "nats": {"servers": [self.server.url]},
+            "http": {"listen": None},  # the nodes of a demo share one machine
             "bootstrap": {"timeout": f"{WAIT_SECONDS}s"},
         }
         lines = [f"{name}: {json.dumps(value)}\n" for name, value in settings.items()]

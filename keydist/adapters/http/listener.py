@@ -1,0 +1,185 @@
+"""Sockets to listen at: a Unix socket with its mode and group, TCP with or without TLS. Raises `ListenError` only.
+
+A Unix socket is made under another name and moved into place, so that nobody meets one that is not yet as it should
+be. What lies there already is replaced only if it is a socket that nobody answers at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from keydist.errors import ListenError
+
+if TYPE_CHECKING:
+    from keydist.adapters.http.guard import Crowd
+
+_BACKLOG: Final = 512
+"""So many may wait in the kernel to be taken."""
+_AT_ONCE: Final = 32
+"""So many are taken in one turn of the event loop: a request that came with a connection is read before so many more
+connections came that this one, which waits for no answer yet, would have to go."""
+_HANDSHAKE_SECONDS: Final = 5.0
+
+
+class UnixAddress(NamedTuple):
+    """A Unix socket; `gid` is the group that it is given to (None: the process's)."""
+
+    path: str
+    mode: int
+    gid: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return how messages name it."""
+        return self.path
+
+
+class TcpAddress(NamedTuple):
+    """An address and a port of this machine, with a certificate or without."""
+
+    host: str
+    port: int
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return how messages name it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Address = UnixAddress | TcpAddress
+
+
+class Listener:
+    """A socket that is served; `close` it."""
+
+    def __init__(self, server: asyncio.Server, crowd: Crowd, bound: socket.socket, path: str | None) -> None:
+        self._server = server
+        self._crowd = crowd
+        self._path = path
+        self._found = _identity(path)
+        self.name = path or TcpAddress(*bound.getsockname()[:2]).name
+        """Where it listens, as it turned out."""
+
+    def sweep(self) -> None:
+        """Drop connections whose time is over."""
+        self._crowd.sweep()
+
+    def close(self) -> None:
+        """Listen no more and drop every connection; a Unix socket is removed if it is still this one."""
+        self._server.close()
+        if self._path is not None and self._found is not None and _identity(self._path) == self._found:
+            with suppress(OSError):
+                Path(self._path).unlink()
+        self._crowd.close()
+
+
+async def listen(address: Address, crowd: Crowd) -> Listener:
+    """Serve what connects to an address. Raises `ListenError`."""
+    loop = asyncio.get_running_loop()
+    try:
+        if isinstance(address, UnixAddress):
+            bound = _bind_unix(address)
+            server = await loop.create_unix_server(crowd.protocol, sock=bound, backlog=_AT_ONCE)
+            bound.listen(_BACKLOG)
+            return Listener(server, crowd, bound, address.path)
+        tls = _tls(address)
+        bound = _bind_tcp(address)
+        handshake = _HANDSHAKE_SECONDS if tls else None
+        server = await loop.create_server(
+            crowd.protocol, sock=bound, backlog=_AT_ONCE, ssl=tls, ssl_handshake_timeout=handshake
+        )
+        bound.listen(_BACKLOG)
+        return Listener(server, crowd, bound, None)
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        reason = exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+        raise ListenError(
+            f"cannot listen at {address.name}",
+            expected="an address that is free, and may be listened at",
+            found=reason.lower()[:200],
+            fix="end what listens there, or name another address; it is tried again every few seconds",
+        ) from None
+
+
+def _bind_tcp(address: TcpAddress) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    # With its protocol named: only then asyncio sets TCP_NODELAY, without which each answer waits 40 ms for its body.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, address.port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(address: UnixAddress) -> socket.socket:
+    path = Path(address.path)
+    if _is_alive(path):
+        raise OSError(0, "another process listens there")
+    fresh = path.with_name(f".{path.name}.new")
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with suppress(FileNotFoundError):
+            fresh.unlink()
+        bound.bind(str(fresh))
+        fresh.chmod(0o600)
+        if address.gid is not None:
+            os.chown(fresh, -1, address.gid)
+        fresh.chmod(address.mode)
+        bound.listen(_BACKLOG)
+        fresh.rename(path)
+    except BaseException:
+        bound.close()
+        with suppress(OSError):
+            fresh.unlink()
+        raise
+    return bound
+
+
+def _is_alive(path: Path) -> bool:
+    """Tell whether somebody listens at a path. Raises `OSError` for what is no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(0, "there is something that is not a socket")
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)  # noqa: FBT003 - socket's own
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:  # its queue is full
+            return True
+    return True
+
+
+def _tls(address: TcpAddress) -> ssl.SSLContext | None:
+    if address.cert_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(address.cert_file, address.key_file)
+    return context
+
+
+def _identity(path: str | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    with suppress(OSError):
+        found = os.lstat(path)
+        return found.st_dev, found.st_ino
+    return None

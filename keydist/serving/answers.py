@@ -1,0 +1,118 @@
+"""Answers over HTTP: JSON and its failures, which status a failure has, and how a request's body is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from keydist.core.strict import parse_object, serialise
+from keydist.errors import (
+    KeydistError,
+    MalformedError,
+    NotAllowedError,
+    TransientError,
+    TrustError,
+    UsageError,
+)
+from keydist.services.defect import defect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+
+    from keydist.ports import Journal
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Any]]
+    Send = Callable[[Any], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MOST_BODY: Final = 16_384
+MOST_HEAD: Final = 16_384
+_STATUS: Final = ((UsageError, 400), (NotAllowedError, 403), (TrustError, 422), (TransientError, 503))
+_NO_STORE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class RefusedRequest(Exception):  # noqa: N818 - an answer with a status of HTTP's own
+    """A request that is not what this place takes; `status` is HTTP's."""
+
+    def __init__(self, status: int, reason: KeydistError, **headers: str) -> None:
+        super().__init__(reason.message)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+def answer(value: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return JSON that nobody keeps."""
+    return Response(serialise(value), status, {**_NO_STORE, **(headers or {})}, "application/json")
+
+
+def failure(exc: Exception) -> Response:
+    """Return what tells a failure."""
+    if isinstance(exc, RefusedRequest):
+        return answer({"error": exc.reason.as_json()}, exc.status, exc.headers)
+    told = defect(exc, while_="a request was answered")
+    status = next((status for family, status in _STATUS if isinstance(told, family)), 500)
+    return answer({"error": told.as_json()}, status)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """Return the JSON object in a request's body. Raises `UsageError`, `RefusedRequest`."""
+    body = bytearray()
+    too_large = RefusedRequest(413, UsageError("the request is too large", expected=f"at most {MOST_BODY} bytes"))
+    if int(request.headers.get("content-length", "0")) > MOST_BODY:  # digits, as the server has checked
+        raise too_large
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BODY:
+            raise too_large
+    try:
+        return parse_object(bytes(body), "the request")
+    except MalformedError as exc:
+        raise UsageError(exc.message, expected=exc.expected) from None
+
+
+def guarded(app: App, log: Journal) -> App:
+    """Return an application that fails with an answer, and leaves no connection open behind a body that nobody read."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        has_body = any(name in _BODY for name, _ in scope["headers"])
+        is_begun = False
+
+        async def read() -> Any:  # noqa: ANN401 - ASGI's
+            nonlocal has_body
+            message = await receive()
+            has_body = has_body and message.get("more_body", False)
+            return message
+
+        async def write(message: Any) -> None:  # noqa: ANN401 - ASGI's
+            nonlocal is_begun
+            if message["type"] == "http.response.start":
+                is_begun = True
+                if has_body:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        try:
+            _check_head(scope)
+            await app(scope, read, write)
+        except ClientDisconnect:
+            return
+        except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, is told and answered
+            if not isinstance(exc, RefusedRequest | KeydistError):
+                log.event("request-failed", level="error", reason=defect(exc, while_="a request was answered"))
+            if not is_begun:
+                await failure(exc)(scope, read, write)
+
+    return run
+
+
+def _check_head(scope: Scope) -> None:
+    """Refuse a head that came in one piece and is too long all the same. Raises `RefusedRequest`."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > MOST_HEAD:
+        raise RefusedRequest(431, UsageError("the request's head is too large", expected=f"at most {MOST_HEAD} bytes"))

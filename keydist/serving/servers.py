@@ -1,0 +1,71 @@
+"""Listening, for as long as the agent runs: an address that cannot be had is an alarm, and is tried again."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from keydist.adapters.http.guard import Crowd, Limits
+from keydist.adapters.http.listener import listen
+from keydist.errors import ListenError
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from keydist.adapters.http.listener import Address, Listener
+    from keydist.ports import Clock, Journal
+    from keydist.serving.answers import App
+
+_RETRY_SECONDS: Final = 2.0
+
+
+class Served(NamedTuple):
+    """An application and where it is served."""
+
+    what: str
+    address: Address
+    app: App
+
+
+class Servers:
+    """Everything that one agent serves."""
+
+    def __init__(self, served: tuple[Served, ...], *, clock: Clock, log: Journal, limits: Limits | None = None) -> None:
+        self._served = served
+        self._clock = clock
+        self._log = log
+        self._limits = limits or Limits()
+        self._alarms: dict[str, ListenError] = {}
+
+    def alarms(self) -> tuple[ListenError, ...]:
+        """Return why what should be served is not."""
+        return tuple(self._alarms.values())
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled."""
+        open_: dict[str, Listener] = {}
+        again = -math.inf
+        try:
+            while True:
+                if len(open_) < len(self._served) and self._clock.monotonic() >= again:
+                    again = self._clock.monotonic() + _RETRY_SECONDS
+                    await self._listen(open_)
+                for listener in open_.values():
+                    listener.sweep()
+                await self._clock.sleep(self._limits.sweep_seconds)
+        finally:
+            for listener in open_.values():
+                listener.close()
+
+    async def _listen(self, open_: dict[str, Listener]) -> None:
+        for served in self._served:
+            if served.what in open_:
+                continue
+            try:
+                listener = await listen(served.address, Crowd(served.app, self._clock, self._limits))
+            except ListenError as exc:
+                self._alarms[served.what] = exc
+            else:
+                self._alarms.pop(served.what, None)
+                open_[served.what] = listener
+                self._log.event("serving", what=served.what, at=listener.name)

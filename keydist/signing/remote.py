@@ -1,0 +1,225 @@
+"""The library over the agent's socket: for processes that may not read the state directory, or should not.
+
+What is refused there is raised here, as the class that the library itself would raise. Threads may share an object;
+connections are kept open, and a forked child makes its own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from threading import Lock
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from keydist.core.jws import Claims
+from keydist.core.strict import parse_object, serialise
+from keydist.errors import (
+    InternalError,
+    InvalidJwtError,
+    KeydistError,
+    MalformedError,
+    UnavailableError,
+    UnreachableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+SECONDS: Final = 10.0
+_MOST: Final = 262_144
+_KEPT: Final = 8
+_LIFETIME: Final = 900
+_OK: Final = 200
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Agent:
+    """The agent behind a socket; each request has a deadline of `seconds` for each step of it."""
+
+    def __init__(self, path: str, *, seconds: float = SECONDS) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = Lock()
+        self._idle: list[_Connection] = []
+
+    def ask(self, method: str, path: str, asked: Mapping[str, object] | None = None) -> dict[str, Any]:
+        """Return what the agent answers. Raises `UnreachableError`, or what the agent refuses with."""
+        if os.getpid() != self._pid:
+            self._begin()  # what the parent has open is the parent's
+        body = None if asked is None else _written(asked)
+        try:
+            status, raw = self._answer(method, path, body)
+            told = parse_object(raw, "the agent's answer")
+        except (OSError, http.client.HTTPException, MalformedError) as exc:
+            raise UnreachableError(
+                "the agent does not answer at its socket",
+                expected=f"an agent at {self._path}",
+                found=_why(exc),
+                fix="start it: keydist agent; and see that this user may connect: socket.path, socket.mode",
+            ) from None
+        if status != _OK:
+            raise _failure(told)
+        return told
+
+    def close(self) -> None:
+        """Close what is open."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _answer(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return status and body; asked once more where the connection ended: it was kept, or the agent reloads."""
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        first = kept or _Connection(self._path, self._seconds)
+        with suppress(ConnectionError, http.client.BadStatusLine):
+            return self._ask(first, method, path, body)
+        return self._ask(_Connection(self._path, self._seconds), method, path, body)
+
+    def _ask(self, connection: _Connection, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        is_kept = False
+        try:
+            connection.request(method, path, body, {"content-type": "application/json"} if body is not None else {})
+            with connection.getresponse() as answer:
+                raw = answer.read(_MOST)
+                is_whole = answer.isclosed() and not answer.will_close
+            with self._lock:
+                is_kept = is_whole and len(self._idle) < _KEPT
+                if is_kept:
+                    self._idle.append(connection)
+            return answer.status, raw
+        finally:
+            if not is_kept:
+                connection.close()
+
+
+class _Remote:
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the next call opens one again."""
+        self._agent.close()
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """Return the JWK Set, as `Verifier.jwks` does. Raises `UnavailableError`, `UnreachableError`."""
+        return self._agent.ask("GET", "/v1/jwks")
+
+
+class RemoteSigner(_Remote):
+    """Mints JWTs at an agent, as far as its configuration allows this user."""
+
+    def mint(
+        self,
+        claims: Mapping[str, Any],
+        *,
+        subject: str,
+        audience: str | Sequence[str],
+        issuer: str | None = None,
+        lifetime: int = _LIFETIME,
+        typ: str = "JWT",
+    ) -> str:
+        """Return a JWT, as `Signer.mint` does. Raises as that does, and `NotAllowedError`, `UnreachableError`."""
+        asked: dict[str, object] = {
+            "claims": dict(claims),
+            "subject": subject,
+            "audience": audience if isinstance(audience, str) else list(audience),
+            "lifetime": lifetime,
+            "typ": typ,
+        }
+        if issuer is not None:
+            asked["issuer"] = issuer
+        jwt = self._agent.ask("POST", "/v1/mint", asked)["jwt"]
+        return str(jwt)
+
+
+class RemoteVerifier(_Remote):
+    """Verifies JWTs at an agent."""
+
+    def verify(self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT") -> Claims:
+        """Return what a JWT says, as `Verifier.verify` does. Raises as that does."""
+        asked: dict[str, object] = {"jwt": jwt, "audience": audience, "issuer": issuer, "typ": typ}
+        if leeway is not None:
+            asked["leeway"] = leeway
+        try:
+            told = self._agent.ask("POST", "/v1/verify", asked)
+        except UnreachableError as exc:  # it says nothing about the JWT
+            raise UnavailableError(exc.message, expected=exc.expected, found=exc.found, fix=exc.fix) from None
+        claims, audiences = told["claims"], told["claims"]["aud"]
+        return Claims(
+            issuer=claims["iss"],
+            subject=claims["sub"],
+            audience=(audiences,) if isinstance(audiences, str) else tuple(audiences),
+            expires=claims["exp"],
+            issued=claims["iat"],
+            kid=told["kid"],
+            all=MappingProxyType(claims),
+        )
+
+
+def _written(asked: Mapping[str, object]) -> bytes:
+    try:
+        return serialise(asked)
+    except (TypeError, ValueError, RecursionError):
+        raise UsageError("a claim cannot be written as JSON", expected="text, integers, arrays and objects") from None
+
+
+def _why(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror.lower()
+    return exc.message if isinstance(exc, MalformedError) else type(exc).__name__
+
+
+def _failure(told: Mapping[str, Any]) -> KeydistError:
+    """Return the failure that an agent told; of a code that is not known here, one of its family."""
+    error = told.get("error")
+    members = error if isinstance(error, dict) else {}
+    text = {name: str(members.get(name, "")) for name in ("message", "expected", "found", "fix")}
+    if members.get("code") == InvalidJwtError.code:
+        return InvalidJwtError(text.pop("message"), reason=str(members.get("reason", "")), **text)
+    known = _known()
+    kind = known.get(str(members.get("code"))) or known.get(str(members.get("family")), InternalError)
+    found = kind.__new__(kind)
+    KeydistError.__init__(found, text.pop("message") or "the agent refuses, and does not say why", **text)
+    return found
+
+
+def _known() -> dict[str, type[KeydistError]]:
+    """Return every class that is made from what all have, by its code."""
+    found: dict[str, type[KeydistError]] = {}
+    kinds = [KeydistError]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.__init__ is KeydistError.__init__:
+            found.setdefault(kind.code, kind)
+    return found

@@ -1,0 +1,190 @@
+"""Sockets: how they are made, what they take the place of, and what happens where one cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keydist.adapters.clock import SystemClock
+from keydist.adapters.http.guard import Crowd, Limits
+from keydist.adapters.http.listener import Listener, TcpAddress, UnixAddress, listen
+from keydist.errors import ListenError
+from keydist.serving import servers as servers_module
+from keydist.serving.local import nowhere
+from keydist.serving.servers import Served, Servers
+from tests.fakes.journal import RecordingJournal
+from tests.unit.serving_node import ServingNode, heard
+from tests.unit.test_http_guard import GET
+from tests.unit.test_nats_credentials import certificate
+
+
+def crowd() -> Crowd:
+    return Crowd(nowhere, SystemClock(), Limits())
+
+
+def names(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir()]
+
+
+async def until(what: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not what():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)  # noqa: TID251 - real time
+
+
+async def opened(path: Path, mode: int = 0o660, gid: int | None = None) -> Listener:
+    return await listen(UnixAddress(str(path), mode, gid), crowd())
+
+
+async def test_a_unix_socket_has_its_mode_and_group_and_goes_with_its_listener(tmp_path: Path) -> None:
+    path, before = tmp_path / "a.sock", os.umask(0o077)
+    try:
+        listener = await opened(path, 0o660, os.getegid())
+    finally:
+        os.umask(before)
+    found = path.stat()
+    assert stat.S_ISSOCK(found.st_mode)
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getegid())
+    assert names(tmp_path) == ["a.sock"]
+    listener.close()
+    assert names(tmp_path) == []
+
+
+async def test_what_a_dead_process_left_is_replaced_and_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    (tmp_path / ".a.sock.new").touch()
+    first = await opened(path)
+    path.unlink()
+    second = await opened(path)
+    first.close()
+    assert path.exists()
+    second.close()
+    assert not path.exists()
+
+
+def occupy(path: Path) -> Callable[[], object]:
+    taken = socket.socket(socket.AF_UNIX)
+    taken.bind(str(path))
+    taken.listen()
+    return taken.close
+
+
+def fill(path: Path) -> Callable[[], object]:
+    taken = socket.socket(socket.AF_UNIX)
+    taken.bind(str(path))
+    taken.listen(0)
+    waiting = socket.socket(socket.AF_UNIX)
+    waiting.connect(str(path))
+
+    def close() -> None:
+        waiting.close()
+        taken.close()
+
+    return close
+
+
+def put_file(path: Path) -> Callable[[], object]:
+    path.write_text("precious")
+    return lambda: None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [(occupy, "another process"), (fill, "another process"), (put_file, "not a socket")],
+    ids=["a living process", "a busy process", "a file"],
+)
+async def test_what_is_in_use_is_not_replaced(
+    tmp_path: Path, spoil: Callable[[Path], Callable[[], object]], found: str
+) -> None:
+    path = tmp_path / "a.sock"
+    mend = spoil(path)
+    before = path.lstat().st_ino
+    with pytest.raises(ListenError, match=found):
+        await opened(path)
+    assert path.lstat().st_ino == before
+    mend()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param(UnixAddress("/no/such/directory/a.sock", 0o600), id="no directory"),
+        pytest.param(UnixAddress("/tmp/" + "a" * 120, 0o600), id="too long a path"),
+        pytest.param(TcpAddress("192.0.2.1", 0), id="an address of another machine"),
+        pytest.param(TcpAddress("127.0.0.1", 0, "/no/such.pem", "/no/such.key"), id="no certificate"),
+        pytest.param(TcpAddress("127.0.0.1", 0, __file__, __file__), id="no certificate in it"),
+    ],
+)
+async def test_what_cannot_be_had_says_why(address: UnixAddress | TcpAddress) -> None:
+    with pytest.raises(ListenError, match="cannot listen at") as caught:
+        await listen(address, crowd())
+    assert caught.value.found
+
+
+async def test_an_address_is_named_as_it_turned_out() -> None:
+    for host, name in (("127.0.0.1", "127.0.0.1:"), ("localhost", "127.0.0.1:"), ("::1", "[::1]:")):
+        listener = await listen(TcpAddress(host, 0), crowd())
+        assert listener.name.startswith(name)
+        assert not listener.name.endswith(":0")
+        listener.close()
+
+
+async def test_an_address_in_use_is_an_alarm_until_it_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers_module, "_RETRY_SECONDS", 0.05)
+    taken = socket.create_server(("127.0.0.1", 0))
+    port, log, limits = taken.getsockname()[1], RecordingJournal(), Limits(sweep_seconds=0.02)
+    served = (
+        Served("http", TcpAddress("127.0.0.1", port), nowhere),
+        Served("socket", UnixAddress(str(tmp_path / "a.sock"), 0o600), nowhere),
+    )
+    servers = Servers(served, clock=SystemClock(), log=log, limits=limits)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(servers.run())
+        await until(lambda: log.named("serving"))
+        [alarm] = servers.alarms()
+        assert (alarm.code, alarm.found) == ("cannot-listen", "address already in use")
+        assert log.named("serving") == [{"what": "socket", "at": str(tmp_path / "a.sock")}]
+        taken.close()
+        await until(lambda: not servers.alarms())
+        assert [event["what"] for event in log.named("serving")] == ["socket", "http"]
+        running.cancel()
+    assert names(tmp_path) == []
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+def test_tls_is_spoken_and_nothing_but_tls(tmp_path: Path) -> None:
+    tls = certificate(tmp_path, "web")
+    limits = Limits(request_seconds=0.5, sweep_seconds=0.05)
+    with ServingNode(tmp_path, certificate=(str(tls.cert_file), str(tls.key_file)), limits=limits) as node:
+        trusting = ssl.create_default_context(cafile=tls.cert_file)
+        with trusting.wrap_socket(node.raw("http"), server_hostname="127.0.0.1") as secure:
+            secure.sendall(GET[:-2] + b"Connection: close\r\n\r\n")
+            assert heard(secure).startswith(b"HTTP/1.1 200")
+            assert secure.version() in ("TLSv1.2", "TLSv1.3")
+        with node.raw("http") as plain:
+            plain.sendall(GET)
+            assert not heard(plain).startswith(b"HTTP")
+        with trusting.wrap_socket(node.raw("http"), server_hostname="127.0.0.1") as slow:
+            assert slow.recv(1) == b""  # dropped at its deadline, as without TLS
+
+
+async def test_a_handshake_that_does_not_end_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keydist.adapters.http.listener._HANDSHAKE_SECONDS", 0.1)
+    tls = certificate(tmp_path, "web")
+    listener = await listen(TcpAddress("127.0.0.1", 0, tls.cert_file, tls.key_file), crowd())
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(listener.name.rpartition(":")[2]))
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+    listener.close()
