@@ -79,6 +79,7 @@ def open_serving(
         policy=_mint_policy(config),
         insight=insight,
         status=lambda: _status(node, insight),
+        clock=clock,
     )
     published = Published(disk, clock, node.tokens, node.demands, entropy=entropy, issuer=config.issuer)
     public = Public(published=published, disk=disk, shown=shown)

@@ -118,6 +118,7 @@ class ServingNode:
             policy=MintPolicy(rules, own_uid=os.geteuid() if own_uid is None else own_uid, issuer=issuer),
             insight=self.insight,
             status=lambda: {"node": "n"},
+            clock=SystemClock(),
         )
         published = Published(self.disk, self.clock, tokens, wanted, entropy=NumberedEntropy("http"), issuer=issuer)
         public = Public(published=published, disk=self.disk, shown=shown)
@@ -130,7 +131,6 @@ class ServingNode:
             served.append(Served("metrics", tcp, public.metrics_app(log)))
         self._served = len(served)
         self.servers = Servers(tuple(served), clock=SystemClock(), log=log, limits=limits)
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def install(self, held: Held, *, confirmed: int | None = NOW) -> None:
@@ -142,6 +142,7 @@ class ServingNode:
     # --- its thread ----------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         eventually(lambda: len(self.journal.named("serving")) == self._served)
         return self
