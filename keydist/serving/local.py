@@ -6,9 +6,10 @@ the store, once a second for all who ask, before it is called unknown.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.routing import Route, Router
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from keydist.ports import Journal
+    from keydist.ports import Clock, Journal
     from keydist.services.insight import Insight
     from keydist.serving.answers import App, Receive, Scope, Send
     from keydist.signing import Signer, Verifier
@@ -45,6 +46,9 @@ class Local:
     status: Callable[[], Mapping[str, object]]
     disbelieved: Counter[str]
     """Counts the JWTs that were not believed, by reason; `unavailable` where this node could not tell."""
+    clock: Clock
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the one that signs: a flood of requests must not keep the rest of the agent from its turn."""
 
     async def mint(self, request: Request) -> Response:
         """Mint a JWT for who is allowed to."""
@@ -57,7 +61,11 @@ class Local:
         several = (audience,) if isinstance(audience, str) else tuple(audience)
         wanted = Asked(subject=subject, audience=several, issuer=issuer, lifetime=lifetime)
         self.policy.check(request.state.peer, wanted)
-        jwt = self.signer.mint(claims, subject=subject, audience=audience, issuer=issuer, lifetime=lifetime, typ=typ)
+        async with self.turn:
+            jwt = self.signer.mint(
+                claims, subject=subject, audience=audience, issuer=issuer, lifetime=lifetime, typ=typ
+            )
+            await self.clock.sleep(0)  # whatever else is due comes before the next signature
         parsed = parse_compact(jwt)
         expires = parse_object(parsed.payload, "the JWT's claims")["exp"]
         return answer({"jwt": jwt, "kid": parsed.header.kid, "exp": expires})

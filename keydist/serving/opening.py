@@ -90,6 +90,7 @@ def open_serving(
         insight=insight,
         status=lambda: _status(node, insight),
         disbelieved=disbelieved,
+        clock=clock,
     )
     published = Published(disk, clock, node.tokens, node.demands, entropy=entropy, issuer=config.issuer)
     public = Public(published=published, keys=disk, report=report)

@@ -123,6 +123,7 @@ class ServingNode:
             insight=self.insight,
             status=lambda: {"node": "n"},
             disbelieved=self.disbelieved,
+            clock=SystemClock(),
         )
         published = Published(self.disk, self.clock, tokens, wanted, entropy=NumberedEntropy("http"), issuer=issuer)
         public = Public(published=published, keys=self.disk, report=lambda: report)
@@ -135,7 +136,6 @@ class ServingNode:
             served.append(Served("metrics", tcp, public.metrics_app(log)))
         self._served = len(served)
         self.servers = Servers(tuple(served), clock=SystemClock(), log=log, limits=limits)
-        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def install(self, held: Held, *, confirmed: int | None = NOW) -> None:
@@ -147,6 +147,7 @@ class ServingNode:
     # --- its thread ----------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         eventually(lambda: len(self.journal.named("serving")) == self._served)
         return self

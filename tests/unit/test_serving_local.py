@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from starlette.requests import Request
 
+from keydist.adapters.http.guard import Peer
 from keydist.core.policy import Policy
 from keydist.errors import DiskError
 from keydist.serving.answers import guarded
+from keydist.signing import Signer
 from tests.fakes.journal import RecordingJournal
 from tests.material import NOW, Change, extend, first, history
 from tests.unit.serving_node import ISSUER, ServingNode
@@ -242,3 +248,31 @@ def test_what_stays_unknown_is_invalid_only_where_the_epoch_was_just_confirmed(
     node.clock.advance(age)
     assert node.verify(jwt).error == (status, code)
     assert node.looks == 1
+
+
+async def test_between_two_signatures_everything_else_has_its_turn(tmp_path: Path) -> None:
+    node = ServingNode(tmp_path)
+    turns: list[str] = []
+
+    class Signing:
+        def mint(self, _claims: object, **_: object) -> str:
+            turns.append("signed")
+            return jwt
+
+    async def tick() -> None:
+        while turns.count("signed") < 5:
+            turns.append("turn")
+            await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b'{"subject":"s","audience":"a"}'}
+
+    jwt = node.local.signer.mint({}, subject="s", audience="a")
+    local = replace(node.local, signer=cast("Signer", Signing()))
+    scope = {"type": "http", "headers": [], "state": {"peer": Peer(1, 0, frozenset())}}
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(5):
+            tasks.create_task(local.mint(Request(dict(scope), receive)))
+        tasks.create_task(tick())
+    signed = [place for place, what in enumerate(turns) if what == "signed"]
+    assert all(later - sooner > 1 for sooner, later in pairwise(signed)), turns
