@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import signal
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.disk.archive import JWKS, PEM
@@ -17,6 +18,7 @@ from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.hooks import HookFiles, Hooks
 from keydist.adapters.machine_id import machine_hash
 from keydist.adapters.mints import fold_mints, read_mints
+from keydist.adapters.trail.spool import batches, fold_spools
 from keydist.core.jwk import jwk_set
 from keydist.core.local import Start
 from keydist.core.record import INSTANCE_HEX
@@ -26,9 +28,11 @@ from keydist.errors import ConfigError, HookFailedError, KeydistError
 from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
+from keydist.services.keep_trail import Keeper, Minting
 from keydist.services.node import Node
 from keydist.services.pace import woken
-from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
+from keydist.services.ship_trail import Shipper
+from keydist.wiring import Machine, OpenPorts, auditor, genesis, journal, machine, open_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -156,7 +160,7 @@ class Daemon:
     def _agent(self, node: Machine, ports: OpenPorts) -> Agent:
         config = node.config
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
-        mints = MintKeeper(config.runtime_dir)
+        mints, keeper = MintKeeper(config.runtime_dir), self._keeper(node, ports)
         return Agent(
             node=Node(
                 store=ports.store,
@@ -164,6 +168,7 @@ class Daemon:
                 clock=node.clock,
                 demands=node.demands,
                 role=Role(config.role),
+                audit=keeper.auditor,
             ),
             records=ports.records,
             entropy=self._entropy,
@@ -180,9 +185,24 @@ class Daemon:
             ),
             resync=config.resync,
             rehearse_every=config.rehearse_every,
-            listeners=(HookListener(hooks, config), mints),
-            others=(hooks.run,),
-            own_alarms=lambda: _own_alarms(node, hooks),
+            listeners=(HookListener(hooks, config), mints, keeper),
+            others=(hooks.run, keeper.run),
+            own_alarms=lambda: (*_own_alarms(node, hooks), *keeper.alarms()),
+        )
+
+    def _keeper(self, node: Machine, ports: OpenPorts) -> Keeper:
+        config, kept = node.config, journal(node)
+        role = Role(config.role)
+        return Keeper(
+            kept,
+            lambda told: auditor(node, told),
+            clock=node.clock,
+            entropy=self._entropy,
+            log=self._log,
+            shipper=Shipper(kept, ports.trail, node=config.node, role=role) if config.audit.stream else None,
+            minting=Minting(fold=partial(fold_spools, config.runtime_dir), batches=batches)
+            if config.audit.mints
+            else None,
         )
 
     def _count_start(self, node: Machine) -> Start:

@@ -21,7 +21,17 @@ from keydist.errors import ConfigError, MalformedError
 if TYPE_CHECKING:
     from keydist.adapters.config_hooks import Hook
 
-__all__ = ["DEFAULT_PATH", "Config", "KeyConfig", "NatsConfig", "TlsConfig", "describe", "json_schema", "load_config"]
+__all__ = [
+    "DEFAULT_PATH",
+    "AuditConfig",
+    "Config",
+    "KeyConfig",
+    "NatsConfig",
+    "TlsConfig",
+    "describe",
+    "json_schema",
+    "load_config",
+]
 
 MAX_LOCATION: Final = 256
 NODES_BUCKET: Final = "keydist-nodes"
@@ -56,6 +66,13 @@ class KeyConfig(NamedTuple):
     bits: int | None
 
 
+class AuditConfig(NamedTuple):
+    """Where the audit trail goes, and whether it holds what is minted."""
+
+    stream: bool
+    mints: bool
+
+
 class Config(NamedTuple):
     """The settled configuration of one node; paths are absolute, times in seconds."""
 
@@ -77,6 +94,7 @@ class Config(NamedTuple):
     resync: int
     rehearse_every: int
     hooks: tuple[Hook, ...]
+    audit: AuditConfig
 
 
 def load_config(path: str | None, *, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Config:
@@ -117,6 +135,7 @@ def _build(settled: Settled) -> Config:
         key=_key(settled),
         bootstrap_timeout=float(values["bootstrap.timeout"]),
         policy=_policy(settled),
+        audit=AuditConfig(stream=values["audit.stream"], mints=values["audit.mints"]),
     )
 
 

@@ -10,8 +10,8 @@ import typer
 import typer.exceptions
 
 from keydist import __version__
+from keydist.cli import audit, config, key_changes, keys, node, policy, store, token_changes
 from keydist.cli import bootstrap as bootstrap_command
-from keydist.cli import config, key_changes, keys, node, policy, store, token_changes
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
 from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
@@ -152,6 +152,7 @@ def reset(
 
 
 app.command("status")(status)
+app.command("audit")(audit.audit)
 app.command("jwks")(keys.jwks)
 
 

@@ -53,7 +53,7 @@ def init(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the buckets, or check those that are there. Exit 78 where one is not as it must be.
+    """Make the buckets and the audit trail's stream, or check them. Exit 78 where one is not as it must be.
 
     Example: keydist store init --replicas 3
     """
@@ -66,9 +66,10 @@ def init(
             try:
                 made, problems = await opened.store.ensure_bucket(replicas=replicas)
                 made_records, more = await opened.records.ensure_bucket(replicas=replicas)
+                made_trail, still_more = await opened.trail.ensure(replicas=replicas)
             finally:
                 await opened.store.close()
-            return made or made_records, problems + more
+            return made or made_records or made_trail, problems + more + still_more
 
         created, problems = asyncio.run(ensure())
         if as_json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from keydist.core.strict import b64url_encode
+from keydist.core.strict import b64url_decode, b64url_encode
 from keydist.errors import MalformedError, TamperedError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -187,6 +188,26 @@ def load_public(spki: bytes) -> PublicKey:
         raise MalformedError("a public key cannot be read", expected="SubjectPublicKeyInfo in DER") from None
     if not isinstance(key, PublicKey):
         raise MalformedError("a public key has an unsupported type", expected="RSA, P-256 or Ed25519")
+    return key
+
+
+def public_of_members(members: Mapping[str, str], alg: str) -> PublicKey:
+    """Return the public key of a JWK's own members (RFC 7518, section 6; RFC 8037). Raises `MalformedError`."""
+    try:
+        numbers = {name: b64url_decode(text, name) for name, text in members.items() if name in ("n", "e", "x", "y")}
+        key: PublicKey
+        if alg in RSA_ALGS:
+            n, e = (int.from_bytes(numbers[name], "big") for name in ("n", "e"))
+            key = rsa.RSAPublicNumbers(e, n).public_key()
+        elif alg == "ES256":
+            x, y = (int.from_bytes(numbers[name], "big") for name in ("x", "y"))
+            key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+        else:
+            key = ed25519.Ed25519PublicKey.from_public_bytes(numbers["x"])
+    except (KeyError, *_UNREADABLE):
+        raise MalformedError("a JWK cannot be read", expected=f"a public key for {alg}") from None
+    if _check_public(key, alg) != members:
+        raise MalformedError("a JWK is not in its one encoding", expected=f"a public key for {alg}")
     return key
 
 

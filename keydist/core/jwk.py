@@ -9,9 +9,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from keydist.core.strict import b64url_decode, b64url_encode, serialise
+from keydist.core.crypto import public_of_members
+from keydist.core.strict import ascii_text, b64url_decode, b64url_encode, parse_object, serialise
+from keydist.errors import MalformedError
 
 if TYPE_CHECKING:
+    from keydist.core.crypto import PublicKey
     from keydist.core.keyset import Key, Keyset
 
 
@@ -26,6 +29,20 @@ def public_jwk(key: Key) -> dict[str, str]:
     return {"kty": members["kty"], "use": "sig", "alg": key.alg, "kid": key.kid} | {
         name: value for name, value in members.items() if name != "kty"
     }
+
+
+def parse_public_jwk(raw: bytes, kid: str) -> tuple[PublicKey, str]:
+    """Return the public key that `public_jwk` wrote under a kid, and its algorithm. Raises `MalformedError`.
+
+    The kid is the key's own thumbprint: whatever became of the file, no other key passes for it.
+    """
+    value = parse_object(raw, "a public key")
+    named = {name: value.pop(name, None) for name in ("use", "alg", "kid")}
+    members = {name: ascii_text(text, "a public key", most=1024) for name, text in value.items()}
+    if named["kid"] != kid or named["use"] != "sig" or thumbprint(members) != kid:
+        raise MalformedError("a public key is not the one of its name", expected=f"key {kid}")
+    alg = str(named["alg"])
+    return public_of_members(members, alg), alg
 
 
 def bits_of(key: Key) -> int:

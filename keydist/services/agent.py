@@ -87,7 +87,7 @@ async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Pres
         try:
             await run()
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it
-            present.alarm("beside", defect(exc, while_="hooks were run"))
+            present.alarm("beside", defect(exc, while_="hooks were run, or the audit trail was kept"))
         await agent.node.clock.sleep(agent.self_.heartbeat)
 
 

@@ -35,6 +35,7 @@ lineage: 00112233445566778899aabbccddeeff
 heartbeat: 15s
 resync: 20s
 rehearse_every: 1w
+audit: {stream: false, mints: true}
 hooks:
 - {run: [/usr/local/bin/reload, --now, ""], "on": jwks, timeout: 1m, retries: 0}
 - {signal: HUP, unit: nginx.service}
@@ -72,6 +73,9 @@ GOOD = [
     ("hooks: [{signal: USR1, unit: 'a@b:c\\x2d.service', timeout: 1}]", "hooks", (_SIGNALLED,)),
     ("hooks: [{run: [/a]}, {run: [/a], 'on': jwks}]", "hooks", (Hook("key", ("/a",)), Hook("jwks", ("/a",)))),
     ("resync: 1", "resync", 1),
+    ("audit:", "audit.stream", True),
+    ("audit: {stream: false}", "audit.stream", False),
+    ("audit: {mints: true}", "audit.mints", True),
     ("rehearse_every: 0", "rehearse_every", 0),
     ("nats:", "nats.bucket", "keydist"),
     ("policy: {}", "policy.leeway", 60),
@@ -170,6 +174,8 @@ BAD = [
     ("hooks: [{run: [/a], retries: true}]", "entry 1: retries is not an integer .*found a boolean"),
     (f"hooks: [{', '.join(f'{{run: [/{n}]}}' for n in range(33))}]", "hooks has too many entries .*at most 32"),
     ("resync: 0", "resync is out of range .*1s to 1h"),
+    ("audit: {mints: 1}", "audit.mints is not a boolean .*found an integer"),
+    ("audit: {mint: true}", r"did you mean audit.mints\?"),
     ("rehearse_every: -1", "rehearse_every is out of range"),
     ("state_dir: ''", "state_dir is not a path"),
 ]

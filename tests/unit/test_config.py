@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from keydist.adapters import config_layers
-from keydist.adapters.config import MAX_LOCATION, Config, NatsConfig, TlsConfig, describe, json_schema
+from keydist.adapters.config import MAX_LOCATION, AuditConfig, Config, NatsConfig, TlsConfig, describe, json_schema
 from keydist.adapters.config_hooks import Hook, parse_hooks
 from keydist.adapters.config_schema import FIELDS, POLICY_NAMES, RSA_ALGS, SECTIONS, kind_of
 from keydist.core import crypto, envelope
@@ -54,6 +54,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
             Hook(on="jwks", run=("/usr/local/bin/reload", "--now", ""), timeout=60, retries=0),
             Hook(on="key", signal="HUP", unit="nginx.service", timeout=30, retries=3),
         ),
+        audit=AuditConfig(stream=False, mints=True),
     )
     assert (config.key.alg, config.key.bits) == ("PS256", 4096)
 
@@ -135,6 +136,7 @@ def test_no_secret_is_repeated(tmp_path: Path, text: str, secret: str) -> None:
 def violations(schema: Mapping[str, Any], value: object) -> Iterator[str]:
     """Yield what the schema refuses in a value: as much of JSON Schema as the schema uses."""
     kinds = {"null": "nothing", "string": "text", "object": "a mapping", "array": "a list", "integer": "an integer"}
+    kinds["boolean"] = "a boolean"
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if kind_of(value) not in [kinds[name] for name in types]:
         yield "type"

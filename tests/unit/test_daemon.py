@@ -183,6 +183,7 @@ def test_idle_nothing_is_written_but_a_confirmation_that_is_due(
     agent = host.start()
     agent.wait_for("READY=1")
     eventually((host.state / "confirmed.json").exists)
+    eventually((host.state / "audit" / "shipped.json").exists)
     pause(0.5)
     before = stamps(host)
     pause(3)
