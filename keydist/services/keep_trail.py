@@ -33,6 +33,7 @@ _SHIP_SECONDS: Final = 60.0
 MOST_WAITING: Final = 64 * 1024 * 1024
 """While more bytes than this wait for the stream, JWTs are counted and no longer recorded."""
 _NEVER: Final = object()
+_LOOKS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class Keeper:
         self._minting = minting
         self._pauses = Backoff(entropy, first=ROUND_SECONDS, most=_LONGEST_PAUSE)
         self._held: Held | None = None
-        self._untold = 0
+        self._looks = 0
         self._left_out = 0
         self._failure: KeydistError | None = None
         self._failing_since: float | None = None
@@ -78,7 +79,7 @@ class Keeper:
 
     def changed(self, held: Held) -> None:
         """Take in the keyset in use; see `Listener`."""
-        self._held, self._untold = held, 0
+        self._held, self._looks = held, _LOOKS
 
     def _hear(self, trouble: KeydistError | None) -> None:
         self._trouble = trouble
@@ -160,16 +161,15 @@ class Keeper:
     def _note_found(self) -> None:
         """Note a keyset that no record tells of, at the second look: who installed it may be about to do so."""
         held = self._held
-        if held is None:
+        if held is None or not self._looks:
             return
         last = self._journal.last()
         if last is not None and last.digest == held.digest:
-            self._untold = 0
+            self._looks = 0
             return
-        self._untold += 1
-        if self._untold > 1:
+        self._looks -= 1
+        if not self._looks:
             self.auditor.note(Event(what=What.FOUND, held=held, facts=change(None, held)))
-            self._untold = 0
 
     def _keep(self, mints: tuple[Mint, ...], left_out: int) -> bool:
         """Put minted JWTs into the journal; where too much waits there, only count them."""
