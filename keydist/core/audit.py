@@ -150,6 +150,10 @@ class Entry:
         digest = hashlib.sha256(self.raw).digest()
         return Link(chain=self.chain, seq=self.seq, hash=digest, lineage=self.lineage, digest=self.digest)
 
+    def follows(self, link: Link | None) -> bool:
+        """Tell whether it may stand behind a record in a journal: as the next of its chain, or in another chain."""
+        return link is None or self.chain != link.chain or self.seq == link.seq + 1
+
 
 # --- writing ------------------------------------------------------------------------------------
 

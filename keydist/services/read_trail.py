@@ -37,15 +37,18 @@ async def in_stream(stream: TrailStream, *, node: str | None) -> AsyncIterator[R
 
 
 async def in_journal(journal: TrailJournal, *, node: str) -> AsyncIterator[Read]:
-    """Yield what a journal holds. Raises the errors of `TrailJournal`."""
+    """Yield what a journal holds, up to the first record that is not behind the one before.
+
+    Raises the errors of `TrailJournal`.
+    """
     link: Link | None = None
     while records := journal.read_after(link, most=_AT_ONCE):
         for raw in records:
             entry = _parsed(raw)
             yield Read(node, raw, entry)
-            link = entry.link if entry is not None else link
-        if _parsed(records[-1]) is None:  # behind it, nothing can be found
-            return
+            if entry is None or not entry.follows(link):
+                return  # a damaged journal: behind this, places mean nothing
+            link = entry.link
 
 
 def _parsed(raw: bytes) -> Entry | None:

@@ -14,7 +14,6 @@ from keydist.core.restart import Role
 from keydist.errors import BrokenTrailError, BucketMissingError, ConflictError, MalformedError
 
 if TYPE_CHECKING:
-    from keydist.core.audit import Entry
     from keydist.ports import TrailJournal, TrailStream
 
 _AT_ONCE: Final = 64
@@ -52,20 +51,31 @@ class Shipper:
         link, sequence = at or await self._where()
         while records := self._journal.read_after(link, most=_AT_ONCE):
             for record in records:
-                link = self._parsed(record).link
+                link = self._behind(link, record)
                 sequence = await self._stream.publish(self._node, record, after=sequence)
             if link is not None:
                 self._journal.note_shipped(link)
         self._at = link, sequence
 
-    def _parsed(self, record: bytes) -> Entry:
+    def _behind(self, link: Link | None, record: bytes) -> Link:
+        """Return the link of a record of the journal that is to stand behind another."""
+        expected = link.seq + 1 if link is not None else 1
         try:
-            return parse_entry(record)
+            entry = parse_entry(record)
         except MalformedError as exc:
-            raise BrokenTrailError(
-                f"a record in this node's journal is damaged: {exc.message}", node=self._node, seq=0, wrong="altered",
-                fix=_ANEW,
-            ) from exc  # fmt: skip
+            raise self._damaged(expected, exc.message) from exc
+        if not entry.follows(link):
+            raise self._damaged(expected, f"record {entry.seq} stands there")
+        return entry.link
+
+    def _damaged(self, seq: int, what: str) -> BrokenTrailError:
+        return BrokenTrailError(
+            f"record {seq} in this node's audit journal is damaged: {what}",
+            node=self._node,
+            seq=seq,
+            wrong="altered",
+            fix=_ANEW,
+        )
 
     async def _where(self) -> tuple[Link | None, int]:
         """Return the last record of this journal that the stream has, and the sequence to publish behind."""
@@ -88,5 +98,7 @@ class Shipper:
                 found=describe_head(link),
                 fix=f"was the state directory restored? {_ANEW}",
             )
-        is_mine = mine is not None or (last is not None and last.chain == link.chain)
-        return (link if is_mine else self._journal.shipped()), found.sequence
+        if mine is not None:
+            return link, found.sequence
+        is_gone = last is not None and last.chain == link.chain  # taken once, and no longer kept here
+        return (None if is_gone else self._journal.shipped()), found.sequence

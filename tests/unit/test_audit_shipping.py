@@ -205,22 +205,33 @@ async def test_a_damaged_record_is_told_and_not_shipped(node: Node) -> None:
     node.write(2)
     (file,) = (node.state / "audit").glob("*.jsonl")
     file.write_bytes(file.read_bytes().replace(b'"seq":2', b'"seq":"2"'))
-    with pytest.raises(BrokenTrailError, match="journal is damaged"):
+    with pytest.raises(BrokenTrailError, match="record 2 in this node's audit journal is damaged"):
         await node.shipper.ship()
+    assert node.shipped() == [1]
+
+
+async def test_a_record_that_stands_twice_in_the_journal_is_told_and_shipped_once(node: Node) -> None:
+    node.write(3)
+    (file,) = (node.state / "audit").glob("*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], *lines]))
+    for _ in range(3):
+        with pytest.raises(BrokenTrailError, match=r"record 2 .* is damaged: record 1 stands there"):
+            await node.restarted().shipper.ship()
     assert node.shipped() == [1]
 
 
 async def test_records_that_are_gone_from_the_journal_are_not_missed(node: Node) -> None:
     node.write(3)
     await node.shipper.ship()
-    node.trail.records.pop()  # the stream forgot one that the journal has no longer
+    del node.trail.records[1:]  # the stream forgot two, and the journal has only one of them still
     (file,) = (node.state / "audit").glob("*.jsonl")
     name = file.name.replace(f"{1:016d}", f"{3:016d}")
     (file.parent / name).write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[2:]))
     (file.parent / name).chmod(0o600)
     file.unlink()
     await node.restarted().shipper.ship()
-    assert node.shipped() == [1, 2, 3]
+    assert [parse_entry(raw).seq for raw in node.trail.of(NODE.node)] == [1, 3]  # a gap, which a check names
 
 
 def test_an_event_of_the_agents_own_is_signed_by_the_key_in_use() -> None:
