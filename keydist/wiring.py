@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from keydist.core.local import Local
     from keydist.core.token import BootstrapToken
     from keydist.ports import Auditor, KeysetStore, NodeRecords, Notifier, TrailStream
+    from keydist.services.read_trail import Recorded
     from keydist.services.reconcile import Genesis
 
 _LEAST_SECONDS: Final = 1.0
@@ -154,6 +155,26 @@ def open_trail(node: Machine) -> TrailPorts:
     return TrailPorts(
         journal=journal(node), stream=opened.trail, key_of=kept_keys(node.config.state_dir), store=opened.store
     )
+
+
+async def in_audit(node: Machine, jwt: str) -> Recorded | None:
+    """Return the audit record that tells of a JWT, from this node's journal or from the stream; None where none does.
+
+    Raises what keeps the stream from being read, where the journal does not have it.
+    """
+    from keydist.core.audit import jwt_hash  # noqa: PLC0415 - not needed elsewhere
+    from keydist.services.read_trail import find_mint, in_journal, in_stream  # noqa: PLC0415
+
+    ports, cluster = open_trail(node), node.config.cluster
+    try:
+        mine = in_journal(ports.journal, node=node.config.node)
+        found = await find_mint(mine, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of)
+        if found is None:
+            everybody = in_stream(ports.stream, node=None)
+            found = await find_mint(everybody, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of)
+        return found
+    finally:
+        await ports.store.close()
 
 
 def journal(node: Machine) -> FileJournal:

@@ -65,7 +65,7 @@ def check_next(raw: bytes, before: Link | None, *, place: Place, key_of: KeyOf, 
             expected=f"lineage {before.lineage}",
             found=f"lineage {entry.lineage}",
         )
-    return Checked(entry, _is_proven(entry, key_of, place))
+    return Checked(entry, is_proven(entry, key_of))
 
 
 def _parsed(raw: bytes, before: Link | None, place: Place) -> Entry:
@@ -95,13 +95,17 @@ def _repeated(entry: Entry, before: Link, place: Place) -> BrokenTrailError:
     return _broken(place, entry.seq, "two-histories", "there are two records of this number", found=found)
 
 
-def _is_proven(entry: Entry, key_of: KeyOf, place: Place) -> bool:
+def is_proven(entry: Entry, key_of: KeyOf) -> bool:
+    """Tell whether a record's signature was checked; False where its key is not at hand.
+
+    Raises `BrokenTrailError` for a signature that is not the key's.
+    """
     found = key_of(entry.kid)
     if found is None:
         return False
     if found.alg != entry.alg or not crypto.verify(found.key, found.alg, entry.signed, entry.signature):
         raise _broken(
-            place, entry.seq, "altered", "its signature is not its key's", expected=f"a signature by key {entry.kid}"
+            entry.place, entry.seq, "altered", "its signature is not its key's", expected=f"a signature by {entry.kid}"
         )
     return True
 

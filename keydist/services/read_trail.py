@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core.audit import Link, Place, parse_entry
-from keydist.core.audit_chain import check_next, describe_head
+from keydist.core.audit_chain import check_next, describe_head, is_proven
 from keydist.core.strict import b64url_encode
 from keydist.errors import BrokenTrailError, MalformedError
 
@@ -152,15 +153,27 @@ def _lost(node: str, mine: Link, there: Link | None) -> BrokenTrailError:
     )
 
 
-async def find_mint(records: AsyncIterator[Read], sha256: bytes) -> tuple[Entry, Mint] | None:
-    """Return the record that tells of a JWT by its SHA-256, and what it says of it; None where none does.
+class Recorded(NamedTuple):
+    """A record that tells of a JWT, and what it says of it; `is_proven` where its signature could be checked."""
 
-    The record is not checked: see `check`. Raises the errors of who reads.
+    entry: Entry
+    mint: Mint
+    is_proven: bool
+
+
+async def find_mint(records: AsyncIterator[Read], sha256: bytes, *, cluster: str, key_of: KeyOf) -> Recorded | None:
+    """Return the record of this cluster that tells of a JWT, by its SHA-256; None where none does.
+
+    A record whose signature is not its key's tells nothing. Whether the chain around it is whole, `check` says.
+    Raises the errors of who reads.
     """
     needle = b64url_encode(sha256).encode()
     async for read in records:
-        if needle in read.raw and read.entry is not None:
-            for mint in read.entry.minted:
-                if mint.sha256 == sha256:
-                    return read.entry, mint
+        entry = read.entry
+        if needle not in read.raw or entry is None or entry.place != Place(cluster=cluster, node=read.node):
+            continue
+        mint = next((mint for mint in entry.minted if mint.sha256 == sha256), None)
+        if mint is not None:
+            with suppress(BrokenTrailError):
+                return Recorded(entry, mint, is_proven(entry, key_of))
     return None

@@ -16,13 +16,16 @@ from keydist.adapters.trail.public_keys import kept_keys
 from keydist.cli.command import this_node
 from keydist.core.audit import Event, Place, What, mint_of, parse_entry
 from keydist.core.restart import Role
-from keydist.services.read_trail import find_mint, in_journal, in_stream
+from keydist.errors import BucketMissingError
 from keydist.services.ship_trail import Shipper
 from keydist.wiring import TrailPorts
 from tests.fakes.memory_trail import MemoryTrail, MemoryTrailStream
 from tests.material import NOW, PLACE
 from tests.unit.audit_material import NODE, THREE, chained, event_of
 from tests.unit.cli_node import CliNode
+
+OTHER = Place(cluster=PLACE.cluster, node="node-b")
+FOREIGN = Place(cluster="prod-us1", node="node-b")
 
 
 class Auditing(CliNode):
@@ -214,14 +217,34 @@ def test_without_the_stream_only_the_journal_is_checked_which_is_not_enough(node
 
 
 async def test_a_jwt_is_found_by_its_hash(node: Auditing) -> None:
-    jwts = [mint_of(f"a.b.{n}", {"sub": "s", "aud": "a", "exp": NOW}, THREE[2].keyset.active.kid) for n in range(3)]
-    node.journal.append(Event(what=What.MINTED, held=THREE[2], minted=tuple(jwts[:2])), at=NOW, who={})
-    await Shipper(node.journal, node.stream, node=NODE.node, role=Role.LEADER).ship()
-    found = await find_mint(in_stream(node.stream, node=None), jwts[1].sha256)
-    assert found is not None
-    assert (found[0].seq, found[1]) == (4, jwts[1])
-    assert await find_mint(in_journal(node.journal, node="node-a"), jwts[0].sha256) is not None
-    assert await find_mint(in_stream(node.stream, node=None), jwts[2].sha256) is None
+    jwts = [f"a.b.{number}" for number in range(5)]
+    claims, kid = {"sub": "s", "aud": "a", "exp": NOW}, THREE[2].keyset.active.kid
+    here, there, other, forged, _ = [mint_of(jwt, claims, kid) for jwt in jwts]
+    machine = this_node(str(node.config))
+    node.journal.append(Event(what=What.MINTED, held=THREE[2], minted=(here,)), at=NOW, who={})
+    (record,) = chained([Event(what=What.MINTED, held=THREE[2], minted=(there,))], place=OTHER)
+    node.trail.put("node-b", record)
+    node.trail.put("node-a", record)  # under another's subject it tells nothing
+    (record,) = chained([Event(what=What.MINTED, held=THREE[2], minted=(forged,))], place=OTHER)
+    node.trail.put("node-b", record.replace(b'"uid":7', b'"uid":8'))
+    (record,) = chained([Event(what=What.MINTED, held=THREE[2], minted=(other,))], place=FOREIGN)
+    node.trail.put("node-b", record)
+    found = [await wiring.in_audit(machine, jwt) for jwt in jwts]
+    assert [one and (one.entry.place.node, one.mint, one.is_proven) for one in found] == [
+        ("node-a", here, True),
+        ("node-b", there, True),
+        None,
+        None,
+        None,
+    ]
+    shutil.rmtree(node.state / "public")
+    again = await wiring.in_audit(machine, jwts[0])
+    assert again is not None
+    assert not again.is_proven
+    node.trail.drop()
+    assert await wiring.in_audit(machine, jwts[0]) is not None
+    with pytest.raises(BucketMissingError):
+        await wiring.in_audit(machine, jwts[1])
 
 
 # --- on a real server, through the agent's ports --------------------------------------------------
