@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -22,8 +26,10 @@ import pytest
 
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.core.record import Record, open_record
+from keydist.core.strict import b64url_encode
+from keydist.signing import Signer
 from tests.material import OTHER_TOKEN, TOKEN, Change, extend
-from tests.unit.agent_host import Host, eventually, pause
+from tests.unit.agent_host import KEYDIST, Host, eventually, pause
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -461,3 +467,32 @@ def test_a_hook_that_fails_is_an_alarm(install: Callable[..., Host]) -> None:
     agent = host.start()
     eventually(lambda: [event for event in agent.events("alarm") if event["code"] == "hook-failed"])
     agent.stop()
+
+
+# --- the audit trail ----------------------------------------------------------------------------
+
+
+def test_what_happened_while_nats_was_away_reaches_the_trail_afterwards(
+    install: Callable[..., Host], start_server: StartServer
+) -> None:
+    server = start_server()
+    host = install(url=server.url, issuer="https://a.example", audit={"mints": True})
+    agent = host.start()
+    agent.wait_for("READY=1")
+    eventually((host.state / "audit" / "shipped.json").exists)
+    eventually((host.state / "confirmed.json").exists)
+    server.stop()
+    with Signer.open(str(host.config)) as signer:
+        jwts = [signer.mint({"jti": str(number)}, subject="alice", audience="api") for number in range(3)]
+    eventually(lambda: not list((host.directory / "run" / "audit-mints").iterdir()))
+    server.start()
+    shipped = (host.state / "audit" / "shipped.json").read_bytes()
+    eventually(lambda: (host.state / "audit" / "shipped.json").read_bytes() != shipped, within=30)
+    run = partial(subprocess.run, capture_output=True, check=True)
+    command = [*KEYDIST, "audit", "--config", str(host.config), "--json"]
+    genesis, minted = [json.loads(line) for line in run(command).stdout.splitlines()]
+    assert (genesis["what"], genesis["who"]["program"]) == ("genesis", "agent")
+    hashes = [b64url_encode(hashlib.sha256(jwt.encode()).digest()) for jwt in jwts]
+    assert [(one["sha256"], one["jti"]) for one in minted["minted"]] == list(zip(hashes, "012", strict=True))
+    assert json.loads(run([*command, "--verify"]).stdout)["whole"]
+    assert agent.stop() == 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from keydist.core.audit import Fact, Facts
 
+_LOGIN: Final = "/proc/self/loginuid"
 _NO_LOGIN: Final = "4294967295"
 _WORD: Final = re.compile(r"[a-z]{1,16}", re.ASCII)
 _USER: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
@@ -56,7 +57,7 @@ def _user_name() -> str:
 
 def _login() -> str:
     with suppress(OSError):
-        with open("/proc/self/loginuid", encoding="ascii") as file:  # noqa: PTH123 - as elsewhere
+        with open(_LOGIN, encoding="ascii") as file:  # noqa: PTH123 - as elsewhere
             text = file.read(16).strip()
         if text != _NO_LOGIN:
             return text
