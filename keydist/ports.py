@@ -155,10 +155,17 @@ class KeysetDisk(Protocol):
 
 
 class Auditor(Protocol):
-    """Where the audit trail is written. Never raises, and stops nothing: what cannot be written is told elsewhere."""
+    """Where the audit trail is written. Never raises, and stops nothing: what cannot be written is told elsewhere.
+
+    Threads may share one.
+    """
 
     def note(self, event: Event) -> None:
-        """Write one record of this node's, durably."""
+        """Write one record of this node's, durably; what cannot be written now waits for `retry`, but for JWTs."""
+        ...
+
+    def retry(self) -> None:
+        """Write what could not be written before."""
         ...
 
 

@@ -123,9 +123,10 @@ class Keeper:
     async def turn(self) -> None:
         """Do once what is due: note what no record tells of, fold what was minted, ship."""
         try:
+            self.auditor.retry()
             self._note_found()
             if self._minting is not None and self._held is not None:
-                self._minting.fold(self._keep)
+                await asyncio.to_thread(self._minting.fold, self._keep)  # a backlog takes a second
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not end the trail
             self._hear(defect(exc, while_="the audit trail was written"))
         if self._shipper is not None and self._is_due():

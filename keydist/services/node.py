@@ -28,6 +28,9 @@ class _Unaudited:
     def note(self, event: Event) -> None:
         pass
 
+    def retry(self) -> None:
+        pass
+
 
 _UNAUDITED: Final = _Unaudited()
 

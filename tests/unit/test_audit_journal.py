@@ -14,7 +14,7 @@ from keydist.adapters.disk.system import System
 from keydist.adapters.trail import journal as module
 from keydist.adapters.trail.auditor import JournalAuditor
 from keydist.adapters.trail.journal import FileJournal
-from keydist.core.audit import Facts, Link, What, parse_entry
+from keydist.core.audit import Event, Facts, Link, What, parse_entry
 from keydist.errors import BusyError, DiskError, InternalError, KeydistError, UnsafeFileError
 from tests.fakes.clock import VirtualClock
 from tests.fakes.entropy import NumberedEntropy
@@ -184,22 +184,47 @@ def test_processes_that_write_at_once_make_one_chain(state: Path) -> None:
 # --- who writes into it -------------------------------------------------------------------------
 
 
-def test_what_keeps_a_record_from_being_written_is_told_and_stops_nothing(state: Path) -> None:
+def test_what_keeps_a_record_from_being_written_is_told_and_the_record_waits(state: Path) -> None:
     told: list[KeydistError | None] = []
-    kept = journal(state)
-    auditor = JournalAuditor(kept, VirtualClock(), lambda: WHO, told.append)
+    kept, clock = journal(state), VirtualClock()
+    auditor = JournalAuditor(kept, clock, lambda: WHO, told.append)
     auditor.note(event_of(ONE))
     (state / "audit").chmod(0o777)
     auditor.note(event_of(TWO))
+    auditor.note(Event(what=What.MINTED, held=TWO))
+    auditor.retry()
+    clock.advance(60)
     (state / "audit").chmod(0o700)
+    assert [type(trouble) for trouble in told] == [type(None), *[UnsafeFileError] * 3]
+    auditor.note(event_of(THIRD))
+    auditor.retry()
+    assert told[4:] == [None]
+    found = [parse_entry(raw) for raw in kept.read_after(None, most=9)]
+    assert [(entry.epoch, entry.what, entry.at - NOW) for entry in found] == [
+        (1, "epoch", 0),
+        (2, "epoch", 0),  # when it happened
+        (3, "epoch", 60),
+    ]
 
-    def broken() -> Facts:
+
+def test_a_defect_is_told_by_its_name_and_keeps_nothing_back(state: Path) -> None:
+    told: list[KeydistError | None] = []
+    answers: list[Facts] = [WHO]
+
+    def who() -> Facts:
+        return answers.pop() if answers else no_answer()
+
+    def no_answer() -> Facts:
         raise RuntimeError("a secret")
 
-    JournalAuditor(kept, VirtualClock(), broken, told.append).note(event_of(TWO))
-    assert [type(trouble) for trouble in told] == [type(None), UnsafeFileError, InternalError]
-    assert "secret" not in str(told[-1])
-    assert len(kept.read_after(None, most=9)) == 1
+    auditor = JournalAuditor(journal(state), VirtualClock(), who, told.append)
+    auditor.note(event_of(ONE))
+    auditor.note(event_of(TWO))
+    answers.append(WHO)
+    auditor.note(event_of(THIRD))
+    assert [type(trouble) for trouble in told] == [type(None), InternalError, type(None)]
+    assert "secret" not in str(told[1])
+    assert [parse_entry(raw).epoch for raw in journal(state).read_after(None, most=9)] == [1, 3]
 
 
 def test_the_same_refusal_is_noted_once(state: Path) -> None:

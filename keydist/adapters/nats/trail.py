@@ -49,7 +49,11 @@ class NatsTrailStream:
         """Return the next record behind a sequence; see `TrailStream`."""
         subject = self._subject(node) if node is not None else trail_subject(self._bucket, "*")
         query = json.dumps({"seq": after + 1, "next_by_subj": subject}).encode()
-        return self._stored(await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}", query))
+        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}", query)
+        found = self._stored(reply)
+        if found is not None and found.sequence <= after:  # or who reads on would do so for ever
+            raise unexpected(reply)
+        return found
 
     def _stored(self, reply: Reply) -> Shipped | None:
         if is_stored(reply):

@@ -28,6 +28,8 @@ FILE_BYTES: Final = 4 * 1024 * 1024
 """So much of a process waits for an agent; what is more is only counted."""
 _MOST: Final = FILE_BYTES + 64 * 1024
 _TRIES: Final = 64
+_WRITES: Final = 16
+"""So many files in a row may be folded away between their making and the first line; nothing waits meanwhile."""
 _READABLE: Final = 0o750
 _OWN: Final = 0o700
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -70,7 +72,7 @@ class MintSpool:
 
     def _write(self, line: bytes) -> bool:
         """Write a line to a file that is there and locked; tell whether there was room."""
-        for _ in range(2):
+        for _ in range(_WRITES):
             if self._fd is None:
                 self._fd = self._opened()
             fd = self._fd
