@@ -123,14 +123,18 @@ class Keeper:
     async def turn(self) -> None:
         """Do once what is due: note what no record tells of, fold what was minted, ship."""
         try:
-            self.auditor.retry()
-            self._note_found()
-            if self._minting is not None and self._held is not None:
-                await asyncio.to_thread(self._minting.fold, self._keep)  # a backlog takes a second
+            if self._looks or self._minting is not None or self._trouble is not None:
+                await asyncio.to_thread(self._write)  # syncs; and a backlog takes a second
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, does not end the trail
             self._hear(defect(exc, while_="the audit trail was written"))
         if self._shipper is not None and self._is_due():
             await self._ship(self._shipper)
+
+    def _write(self) -> None:
+        self.auditor.retry()
+        self._note_found()
+        if self._minting is not None and self._held is not None:
+            self._minting.fold(self._keep)
 
     def _is_due(self) -> bool:
         if self._failure is not None:

@@ -6,6 +6,7 @@ before anything else is published.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.audit import Link, parse_entry
@@ -49,12 +50,12 @@ class Shipper:
     async def _ship(self) -> None:
         at, self._at = self._at, None
         link, sequence = at or await self._where()
-        while records := self._journal.read_after(link, most=_AT_ONCE):
+        while records := await asyncio.to_thread(self._journal.read_after, link, most=_AT_ONCE):
             for record in records:
                 link = self._behind(link, record)
                 sequence = await self._stream.publish(self._node, record, after=sequence)
             if link is not None:
-                self._journal.note_shipped(link)
+                await asyncio.to_thread(self._journal.note_shipped, link)
         self._at = link, sequence
 
     def _behind(self, link: Link | None, record: bytes) -> Link:
