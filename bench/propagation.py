@@ -110,7 +110,7 @@ def start(path: Path) -> subprocess.Popen[bytes]:
 
 async def rotate_agents(node: Machine) -> tuple[list[float], list[float]]:
     """Rotate; return the seconds until each agent had acknowledged, and until the last had, a rotation each."""
-    store, records = open_ports(node.config)
+    store, records = open_ports(node.config)[:2]
     ports = Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role.LEADER)
     reader = FleetReader(records, node.clock, place=PLACE, tokens=node.tokens)
     each: list[float] = []

@@ -43,11 +43,17 @@ class Subjects(NamedTuple):
     info: str
     records_info: str
     records_get: str
+    trail: str
+    trail_last: str
+    trail_get: str
 
 
 def subjects(bucket: str = "keydist", entry: str = "signing-key") -> Subjects:
-    """Return the subjects of a keyset's entry and of its node records; a node's record is `records` + its name."""
-    keyset, records = f"KV_{bucket}", f"KV_{bucket}-nodes"
+    """Return the subjects of a keyset's entry, of its node records and of its audit trail.
+
+    A node's record is `records` + its name, its trail `trail` + its name, the end of that `trail_last` + its name.
+    """
+    keyset, records, trail = f"KV_{bucket}", f"KV_{bucket}-nodes", f"keydist.audit.{bucket}."
     return Subjects(
         entry=f"$KV.{bucket}.{entry}",
         records=f"$KV.{bucket}-nodes.",
@@ -56,6 +62,9 @@ def subjects(bucket: str = "keydist", entry: str = "signing-key") -> Subjects:
         info=f"$JS.API.STREAM.INFO.{keyset}",
         records_info=f"$JS.API.STREAM.INFO.{records}",
         records_get=f"$JS.API.DIRECT.GET.{records}.>",
+        trail=trail,
+        trail_last=f"$JS.API.DIRECT.GET.{bucket}-audit.{trail}",
+        trail_get=f"$JS.API.DIRECT.GET.{bucket}-audit",
     )
 
 
@@ -90,35 +99,45 @@ def accounts(
         return {"account": KEYS, "subject": subject}
 
     leading = [use.entry, use.info, use.leader_get, use.records_info, use.records_get, WHO]
-    every_record = f"{use.records}*"
+    leading += [use.trail_get, f"{use.trail_get}.>"]
+    imported = [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
+
+    def own(name: str) -> list[str]:
+        return [use.records + name, use.trail + name]
+
     return {
         KEYS: {
             "jetstream": "enabled",
             "users": [
                 user(OPERATOR, publish=["$JS.API.>"]),
                 *(
-                    answering(name, publish=[*leading, use.records + name], subscribe=[CHANGED, RECORDS_HEARD, WHO])
+                    answering(name, publish=[*leading, *own(name)], subscribe=[CHANGED, RECORDS_HEARD, WHO])
                     for name in leaders
                 ),
             ],
             "exports": [
                 {"service": use.direct_get, "accounts": [FLEET]},
                 {"service": use.leader_get, "accounts": [FLEET]},
-                {"service": every_record, "accounts": [FLEET]},
+                *({"service": subject, "accounts": [FLEET]} for subject in imported),
                 {"stream": CHANGED, "accounts": [FLEET]},
             ],
             "imports": [{"service": {"account": FLEET, "subject": WHO}}],
         },
         FLEET: {
             "users": [
-                answering(name, publish=[use.direct_get, CURRENT, use.records + name], subscribe=[CHANGED, WHO])
+                answering(
+                    name,
+                    publish=[use.direct_get, CURRENT, *own(name), use.trail_last + name],
+                    subscribe=[CHANGED, WHO],
+                )
                 for name in followers
             ],
             "exports": [{"service": WHO, "accounts": [KEYS], "response_type": "stream"}],
             "imports": [
                 {"service": service(use.direct_get)},
                 {"service": service(use.leader_get), "to": CURRENT},  # answers 503 under its own name
-                {"service": service(every_record)},  # neither renamed nor exact: all else let records be overwritten
+                # Neither renamed nor exact: all else let records be overwritten.
+                *({"service": service(subject)} for subject in imported),
                 {"stream": service(CHANGED)},
             ],
         },

@@ -27,7 +27,7 @@ from integration.accounts import KEYS, OPERATOR, Ports, accounts, server_configu
 from integration.nodes import Node
 from integration.server_process import ReservedPort, ServerProcess
 from integration.user import User, connect
-from keydist.adapters.nats.bucket import keyset_stream, records_stream, stream_name
+from keydist.adapters.nats.bucket import keyset_stream, records_stream, stream_name, trail_stream
 from keydist.adapters.nats.connection import REQUEST_SECONDS, Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
 
@@ -246,7 +246,7 @@ class Cluster:
         return self.client(OPERATOR)
 
     async def make_buckets(self, *, replicas: int | None = None) -> None:
-        """Make the keyset's bucket and that of the records, as `keydist store init` does, and wait for their leaders.
+        """Make buckets and audit trail, as `keydist store init` does, and wait for the leaders of the buckets.
 
         Without `replicas` there are as many as servers, up to three. Buckets that are there with this configuration
         stay as they are.
@@ -255,6 +255,7 @@ class Cluster:
         wanted = (
             keyset_stream(self.bucket, replicas=copies),
             records_stream(f"{self.bucket}-nodes", replicas=copies),
+            trail_stream(self.bucket, replicas=copies),
         )
         async with self.operator() as operator:
             for stream in wanted:

@@ -116,11 +116,15 @@ ASKED = {
     USE.direct_get: b"",
     CURRENT: json.dumps({"last_by_subj": USE.entry}).encode(),
     f"{USE.records}a": b"forged",
+    f"{USE.trail}a": b"forged",
+    f"{USE.trail_last}a": b"",
 }
 TARGETS = {
     USE.entry: "$JS.API.STREAM.MSG.GET.KV_keydist",
     f"{USE.records}b": "$JS.API.STREAM.MSG.GET.KV_keydist-nodes",
     f"{USE.records}lead-2": "$JS.API.STREAM.MSG.GET.KV_keydist-nodes",
+    f"{USE.trail}b": "$JS.API.STREAM.MSG.GET.keydist-audit",
+    f"{USE.trail}lead-2": "$JS.API.STREAM.MSG.GET.keydist-audit",
 }
 
 

@@ -11,6 +11,7 @@ import hashlib
 import signal
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.adapters.credentials_socket import CredentialsSocket
@@ -19,6 +20,7 @@ from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.hooks import HookFiles, Hooks
 from keydist.adapters.machine_id import machine_hash
 from keydist.adapters.mints import fold_mints, read_mints
+from keydist.adapters.trail.spool import batches, fold_spools
 from keydist.core.jwk import jwk_set
 from keydist.core.local import Start
 from keydist.core.record import INSTANCE_HEX
@@ -29,11 +31,13 @@ from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
 from keydist.services.insight import Insight
+from keydist.services.keep_trail import Keeper, Minting
 from keydist.services.node import Node
 from keydist.services.pace import woken
 from keydist.services.reporting import Reporter
+from keydist.services.ship_trail import Shipper
 from keydist.serving.opening import check_serving, open_serving
-from keydist.wiring import Machine, OpenPorts, genesis, machine, open_ports
+from keydist.wiring import Machine, OpenPorts, auditor, genesis, journal, machine, open_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,7 +172,7 @@ class Daemon:
     def _agent(self, node: Machine, ports: OpenPorts) -> Agent:
         config = node.config
         hooks = Hooks(config.hooks, state_dir=config.state_dir, log=self._log, entropy=self._entropy)
-        mints = MintKeeper(config.runtime_dir)
+        mints, keeper = MintKeeper(config.runtime_dir), self._keeper(node, ports)
         credentials, insight = self._offered(node), Insight()
         role = Role(config.role)
         self_ = Self(
@@ -198,6 +202,7 @@ class Daemon:
                 clock=node.clock,
                 demands=node.demands,
                 role=role,
+                audit=keeper.auditor,
             ),
             records=ports.records,
             entropy=self._entropy,
@@ -207,11 +212,31 @@ class Daemon:
             self_=self_,
             resync=config.resync,
             rehearse_every=config.rehearse_every,
-            listeners=(HookListener(hooks, config), mints, credentials),
-            others=(hooks.run, credentials.run, serving.run),
-            own_alarms=lambda: (*_own_alarms(node, hooks), *credentials.alarms(), *serving.alarms()),
+            listeners=(HookListener(hooks, config), mints, keeper, credentials),
+            others=(hooks.run, keeper.run, credentials.run, serving.run),
+            own_alarms=lambda: (
+                *_own_alarms(node, hooks),
+                *keeper.alarms(),
+                *credentials.alarms(),
+                *serving.alarms(),
+            ),
             reporter=reporter,
             insight=insight,
+        )
+
+    def _keeper(self, node: Machine, ports: OpenPorts) -> Keeper:
+        config, kept = node.config, journal(node)
+        role = Role(config.role)
+        return Keeper(
+            kept,
+            lambda told: auditor(node, told),
+            clock=node.clock,
+            entropy=self._entropy,
+            log=self._log,
+            shipper=Shipper(kept, ports.trail, node=config.node, role=role) if config.audit.stream else None,
+            minting=Minting(fold=partial(fold_spools, config.runtime_dir), batches=batches)
+            if config.audit.mints
+            else None,
         )
 
     def _offered(self, node: Machine) -> CredentialsSocket:

@@ -167,6 +167,24 @@ class InvalidJweError(TrustError):
     code = "invalid-jwe"
 
 
+class BrokenTrailError(TrustError):
+    """The audit trail is not as it was written; `node`, `seq` and `wrong` (one word) name the first broken link."""
+
+    code = "audit-broken"
+
+    def __init__(
+        self, message: str, *, node: str, seq: int, wrong: str, expected: str = "", found: str = "", fix: str = ""
+    ) -> None:
+        super().__init__(message, expected=expected, found=found, fix=fix)
+        self.node = node
+        self.seq = seq
+        self.wrong = wrong
+
+    def as_json(self) -> dict[str, str]:
+        """Return the members that a program reads, the link among them."""
+        return super().as_json() | {"node": self.node, "seq": str(self.seq), "wrong": self.wrong}
+
+
 # --- transient: trying again may help -----------------------------------------------------------
 
 
@@ -234,6 +252,12 @@ class BucketMissingError(TransientError):
     """The bucket that is written to does not exist."""
 
     code = "bucket-missing"
+
+
+class AuditBehindError(TransientError):
+    """Records of the audit trail are only on this node, or JWTs are not recorded any more."""
+
+    code = "audit-behind"
 
 
 class HookFailedError(TransientError):

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from keydist.core.accept import Held
-from keydist.core.entry import Absent, Stored
+from keydist.core.audit import Event, Facts, Link, Mint
+from keydist.core.entry import Absent, Shipped, Stored
 from keydist.core.local import Confirmation, Local, Start
 from keydist.core.notes import Notes
 from keydist.core.token import BootstrapToken
@@ -161,6 +162,98 @@ class PublicKeys(Protocol):
 
         Raises `UnsafeFileError`, `WrongUserError`, `DiskError`, `CorruptError`.
         """
+        ...
+
+
+class Auditor(Protocol):
+    """Where the audit trail is written. Never raises, and stops nothing: what cannot be written is told elsewhere.
+
+    Threads may share one.
+    """
+
+    def note(self, event: Event) -> None:
+        """Write one record of this node's, durably; what cannot be written now waits for `retry`, but for JWTs."""
+        ...
+
+    def retry(self) -> None:
+        """Write what could not be written before."""
+        ...
+
+
+class TrailJournal(Protocol):
+    """The trail as this node wrote it: chains of records, oldest first. Calls are synchronous and short.
+
+    Errors of all methods: `DiskError`, `UnsafeFileError`, `WrongUserError`; of those that write, `BusyError`.
+    """
+
+    def append(self, event: Event, *, at: int, who: Facts) -> None:
+        """Write the record of an event behind the last one; `at` in unix seconds."""
+        ...
+
+    def last(self) -> Link | None:
+        """Return the last record's link; None where there is none that can be read."""
+        ...
+
+    def read_after(self, shipped: Link | None, *, most: int) -> tuple[bytes, ...]:
+        """Return the next records, at most `most`, behind a link by its chain and number; None: from the first on.
+
+        Behind a link that is not in the journal, it is from the first on too.
+        """
+        ...
+
+    def find(self, chain: str, seq: int) -> bytes | None:
+        """Return a record, or None where it is not, or no longer, here."""
+        ...
+
+    def shipped(self) -> Link | None:
+        """Return what is noted as the last record that the stream took."""
+        ...
+
+    def note_shipped(self, link: Link) -> None:
+        """Note what the stream took last; records long before it may go."""
+        ...
+
+    def waiting(self) -> int:
+        """Return about how many bytes of the journal the stream has not taken."""
+        ...
+
+    def mark(self) -> object:
+        """Return what differs, by `==`, after every record. Cheap; raises nothing."""
+        ...
+
+
+class TrailStream(Protocol):
+    """The trail of all nodes in a stream that denies delete. Errors as `KeysetStore`, and `BucketMissingError`."""
+
+    async def last(self, node: str) -> Shipped | None:
+        """Return the last record of a node; any replica may answer, late."""
+        ...
+
+    async def publish(self, node: str, record: bytes, *, after: int) -> int:
+        """Store a node's next record behind its last one, at sequence `after` (0: none), and return its sequence.
+
+        Raises `ConflictError` where the last one is another: what was not acknowledged may have been stored.
+        """
+        ...
+
+    async def read(self, *, after: int, node: str | None) -> Shipped | None:
+        """Return the next record behind a sequence, of one node or of any; None where there is none yet."""
+        ...
+
+    async def create(self) -> None:
+        """Make the stream with the checked configuration; one that is there is left as it is."""
+        ...
+
+
+class MintTrail(Protocol):
+    """Where it is written down what this process mints, record by record. Never raises: no JWT fails because of it."""
+
+    def minted(self, mint: Mint) -> None:
+        """Keep one JWT for the trail."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open."""
         ...
 
 

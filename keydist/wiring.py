@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from keydist.adapters.nats.connection import Connection
     from keydist.adapters.nats.records import NatsNodeRecords
     from keydist.adapters.nats.store import NatsKeysetStore
+    from keydist.adapters.nats.trail import NatsTrailStream
+    from keydist.adapters.trail.journal import FileJournal
+    from keydist.core.audit import Facts
+    from keydist.core.audit_chain import KeyOf
     from keydist.core.local import Local
     from keydist.core.token import BootstrapToken
-    from keydist.ports import NodeRecords, Notifier
+    from keydist.ports import Auditor, KeysetStore, NodeRecords, Notifier, TrailStream
+    from keydist.services.read_trail import Recorded
     from keydist.services.reconcile import Genesis
 
 _LEAST_SECONDS: Final = 1.0
@@ -107,6 +112,7 @@ class OpenPorts(NamedTuple):
 
     store: NatsKeysetStore
     records: NatsNodeRecords
+    trail: NatsTrailStream
 
 
 def open_store(config: Config, *, seconds: float = _MOST_SECONDS) -> NatsKeysetStore:
@@ -120,12 +126,85 @@ def open_ports(config: Config, *, seconds: float = _MOST_SECONDS) -> OpenPorts:
     """Return the store and the node records, on one connection, as `open_store` does."""
     from keydist.adapters.nats.records import NatsNodeRecords  # noqa: PLC0415 - not needed from disk
     from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415
+    from keydist.adapters.nats.trail import NatsTrailStream  # noqa: PLC0415
 
     connection, names = _connection(config, seconds), config.nats
     return OpenPorts(
         store=NatsKeysetStore(connection, bucket=names.bucket, entry=names.entry),
         records=NatsNodeRecords(connection, bucket=names.bucket),
+        trail=NatsTrailStream(connection, bucket=names.bucket),
     )
+
+
+class TrailPorts(NamedTuple):
+    """The audit trail as a node sees it: its own journal, everybody's stream, the keys to check both with.
+
+    Closing the store closes the stream's connection.
+    """
+
+    journal: FileJournal
+    stream: TrailStream
+    key_of: KeyOf
+    store: KeysetStore
+
+
+def open_trail(node: Machine) -> TrailPorts:
+    """Return what reads the trail; the stream connects at its first request. Needs a running event loop."""
+    from keydist.services.read_trail import kept_keys  # noqa: PLC0415 - not needed elsewhere
+
+    opened = open_ports(node.config)
+    return TrailPorts(journal=journal(node), stream=opened.trail, key_of=kept_keys(node.disk), store=opened.store)
+
+
+async def in_audit(node: Machine, jwt: str) -> Recorded | None:
+    """Return the audit record that tells of a JWT, from this node's journal or from the stream; None where none does.
+
+    Raises what keeps the stream from being read, where the journal does not have it.
+    """
+    from keydist.core.audit import jwt_hash  # noqa: PLC0415 - not needed elsewhere
+    from keydist.services.read_trail import find_mint, in_journal, in_stream  # noqa: PLC0415
+
+    ports, cluster = open_trail(node), node.config.cluster
+    try:
+        mine = in_journal(ports.journal, node=node.config.node)
+        found = await find_mint(mine, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of)
+        if found is None:
+            everybody = in_stream(ports.stream, node=None)
+            found = await find_mint(everybody, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of)
+        return found
+    finally:
+        await ports.store.close()
+
+
+def journal(node: Machine) -> FileJournal:
+    """Return the journal of a node's audit trail."""
+    from keydist.adapters.entropy import SystemEntropy  # noqa: PLC0415 - not needed from disk
+    from keydist.adapters.trail.journal import FileJournal  # noqa: PLC0415
+    from keydist.core.audit import Place as Trail  # noqa: PLC0415
+
+    config = node.config
+    return FileJournal(
+        config.state_dir,
+        Trail(cluster=config.cluster, node=config.node),
+        SystemEntropy(),
+        directory_mode=node.disk.layout.directory_mode,
+    )
+
+
+def auditor(node: Machine, told: Callable[[KeydistError | None], None]) -> Auditor:
+    """Return who writes this node's audit trail; `told` hears what keeps it from that, None once it is written."""
+    import os  # noqa: PLC0415 - only who runs this
+
+    from keydist.adapters.nats.credentials import user_of  # noqa: PLC0415 - not needed from disk
+    from keydist.adapters.trail.auditor import JournalAuditor  # noqa: PLC0415
+    from keydist.adapters.trail.who import who_runs  # noqa: PLC0415
+
+    nats = node.config.nats
+
+    def who() -> Facts:
+        return who_runs(os.environ, nats_user=lambda: user_of(creds_file=nats.creds_file, nkey_file=nats.nkey_file))
+
+    return JournalAuditor(journal(node), node.clock, who, told)
 
 
 def _connection(config: Config, seconds: float) -> Connection:
@@ -216,10 +295,18 @@ async def _bootstrap(node: Machine, local: Local, *, seconds: float, notifier: N
     from keydist.services.bootstrap import bootstrap  # noqa: PLC0415
     from keydist.services.node import Node  # noqa: PLC0415
 
-    store, records = open_ports(node.config, seconds=seconds)
+    opened, late = open_ports(node.config, seconds=seconds), _Told()
+    store, records = opened[:2]
     try:
-        return await bootstrap(
-            Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role(node.config.role)),
+        outcome = await bootstrap(
+            Node(
+                store=store,
+                disk=node.disk,
+                clock=node.clock,
+                demands=node.demands,
+                role=Role(node.config.role),
+                audit=auditor(node, late),
+            ),
             local,
             genesis=genesis(node, records),
             retry=TenacityRetry(node.clock),
@@ -228,6 +315,16 @@ async def _bootstrap(node: Machine, local: Local, *, seconds: float, notifier: N
         )
     finally:
         await store.close()
+    return outcome if late.trouble is None else outcome._replace(alarms=(*outcome.alarms, late.trouble))
+
+
+class _Told:
+    """What an auditor was told last."""
+
+    trouble: KeydistError | None = None
+
+    def __call__(self, trouble: KeydistError | None) -> None:
+        self.trouble = trouble
 
 
 def genesis(node: Machine, records: NodeRecords) -> Genesis:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_PATH",
+    "AuditConfig",
     "Config",
     "HttpConfig",
     "KeyConfig",
@@ -101,6 +102,13 @@ class KeyConfig(NamedTuple):
     bits: int | None
 
 
+class AuditConfig(NamedTuple):
+    """Where the audit trail goes, and whether it holds what is minted."""
+
+    stream: bool
+    mints: bool
+
+
 class Config(NamedTuple):
     """The settled configuration of one node; paths are absolute, times in seconds."""
 
@@ -126,6 +134,7 @@ class Config(NamedTuple):
     socket: SocketConfig
     hooks: tuple[Hook, ...]
     credentials: tuple[CredentialRule, ...]
+    audit: AuditConfig
 
 
 def load_config(path: str | None, *, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Config:
@@ -172,6 +181,7 @@ def _build(settled: Settled) -> Config:
         key=_key(settled),
         bootstrap_timeout=float(values["bootstrap.timeout"]),
         policy=_policy(settled),
+        audit=AuditConfig(stream=values["audit.stream"], mints=values["audit.mints"]),
     )
 
 

@@ -215,6 +215,17 @@ def _parse_allow(value: object) -> object:
     return parse_rules(value)
 
 
+def _parse_switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("is not a boolean", expected="true or false", found=kind_of(value))
+    return value
+
+
+def _switch_from_text(text: str) -> object:
+    return {"true": True, "false": False}.get(text, text)
+
+
+_SWITCH: Final = Shape(_parse_switch, {"type": "boolean"}, _switch_from_text)
 PATH: Final = Shape(_parse_path, {"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
 _ISSUER_URL: Final = Shape(_parse_issuer, {"type": "string", "pattern": f"^{_ISSUER}$", "maxLength": MAX_TEXT})
 _SERVER_LIST: Final = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": f"^{_SERVER}$"}}
@@ -243,6 +254,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "key": "What signing keys are generated at genesis; later by command.",
     "bootstrap": "How a node gets its first keyset.",
     "rotation": "When keys are replaced; counts at genesis only.",
+    "audit": "The audit trail: what happens to the keyset, who did it, and what is minted.",
     "policy": "The times of rotation and verification; counts at genesis only, later by command.",
 }
 
@@ -315,6 +327,8 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field(
         "socket.allow", Shape(_parse_allow, {"type": "array"}), (), "Who may mint what at the socket.", nullable=True
     ),
+    Field("audit.stream", _SWITCH, True, "Whether the agent brings the trail into the stream <bucket>-audit."),  # noqa: FBT003
+    Field("audit.mints", _SWITCH, False, "Whether every JWT that is minted is recorded."),  # noqa: FBT003
     Field("hooks", Shape(_parse_hooks, {"type": "array"}), (), "What runs when the key changes.", nullable=True),
     Field(
         "credentials",

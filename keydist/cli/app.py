@@ -13,8 +13,8 @@ import typer.main
 from typer.core import TyperGroup
 
 from keydist import __version__
+from keydist.cli import audit, config, jwe, jwt, key_changes, keys, node, policy, store, token_changes
 from keydist.cli import bootstrap as bootstrap_command
-from keydist.cli import config, jwe, jwt, key_changes, keys, node, policy, store, token_changes
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
 from keydist.cli.no_jwt import NoJwtGroup
 from keydist.cli.render import fail, print_json, print_line, tell
@@ -159,6 +159,7 @@ def reset(
 
 
 app.command("status")(status)
+app.command("audit")(audit.audit)
 app.command("jwks")(keys.jwks)
 
 

@@ -13,11 +13,11 @@ import typer
 import typer.core
 
 from keydist.adapters.config import Config, load_config
-from keydist.cli.render import fail, printable, write
+from keydist.cli.render import fail, printable, tell_alarms, write
 from keydist.core.restart import Role
 from keydist.errors import KeydistError, NotYetError, UsageError
 from keydist.services.node import Node
-from keydist.wiring import Machine, machine, open_store
+from keydist.wiring import Machine, auditor, machine, open_store
 
 if TYPE_CHECKING:
     from keydist.core.local import Local
@@ -107,7 +107,14 @@ def ports_of(node: Machine) -> Node:
         clock=node.clock,
         demands=node.demands,
         role=Role(node.config.role),
+        audit=auditor(node, tell_trouble),
     )
+
+
+def tell_trouble(trouble: KeydistError | None) -> None:
+    """Say what keeps the audit trail from being written; what the command does is done all the same."""
+    if trouble is not None:
+        tell_alarms((trouble,))
 
 
 def held_local(node: Machine) -> Local:

@@ -11,6 +11,7 @@ from keydist import wiring
 from keydist.adapters.duration import parse_duration
 from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.systemd import ServiceManager
+from keydist.cli.command import tell_trouble
 from keydist.cli.progress import Progress
 from keydist.cli.render import tell
 from keydist.core.accept import Held
@@ -48,8 +49,15 @@ def operate(node: Machine, work: Callable[[Command], Awaitable[T]]) -> T:
     progress = Progress(ServiceManager({}))
 
     async def run() -> T:
-        store, records = wiring.open_ports(node.config)
-        ports = Node(store=store, disk=node.disk, clock=node.clock, demands=node.demands, role=Role(node.config.role))
+        store, records = wiring.open_ports(node.config)[:2]
+        ports = Node(
+            store=store,
+            disk=node.disk,
+            clock=node.clock,
+            demands=node.demands,
+            role=Role(node.config.role),
+            audit=wiring.auditor(node, tell_trouble),
+        )
         command = Command(
             node=ports,
             records=records,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keydist import wiring
 from keydist.adapters.public_file import read_bounded, write_backup
 from keydist.cli.command import (
     ConfigOption,
@@ -35,7 +36,6 @@ from keydist.errors import (
     WrongUserError,
 )
 from keydist.services.recover import Fork, Recovered, inspect_fork, keep_local, keep_store, rehearse, republish, restore
-from keydist.wiring import open_ports
 
 if TYPE_CHECKING:
     from keydist.services.node import Node
@@ -53,7 +53,7 @@ def init(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the buckets, or check those that are there. Exit 78 where one is not as it must be.
+    """Make the buckets and the audit trail's stream, or check them. Exit 78 where one is not as it must be.
 
     Example: keydist store init --replicas 3
     """
@@ -62,13 +62,16 @@ def init(
         node = this_node(config)
 
         async def ensure() -> tuple[bool, list[str]]:
-            opened = open_ports(node.config)
+            opened = wiring.open_ports(node.config)
             try:
                 made, problems = await opened.store.ensure_bucket(replicas=replicas)
                 made_records, more = await opened.records.ensure_bucket(replicas=replicas)
+                made_trail, still_more = False, list[str]()
+                if node.config.audit.stream:
+                    made_trail, still_more = await opened.trail.ensure(replicas=replicas)
             finally:
                 await opened.store.close()
-            return made or made_records, problems + more
+            return made or made_records or made_trail, problems + more + still_more
 
         created, problems = asyncio.run(ensure())
         if as_json:

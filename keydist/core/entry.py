@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Absence(StrEnum):
@@ -30,3 +31,11 @@ class Absent:
 
     why: Absence
     revision: int = 0
+
+
+class Shipped(NamedTuple):
+    """A record of the audit trail as the stream holds it, not yet trusted: whose, its bytes, the stream's number."""
+
+    node: str
+    record: bytes
+    sequence: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from keydist.core.accept import Demands, Held, accept
+from keydist.core.audit import Event, What, change
 from keydist.core.crypto import IV_BYTES
 from keydist.core.envelope import RND_BYTES, seal
 from keydist.core.plaintext import serialise_keyset
@@ -75,7 +76,9 @@ async def advance(
     back = await node.observe(local, from_leader=True)
     if back.accepted is None or back.envelope != envelope:
         raise _not_written(back, lost)
-    return _installed(node, local, back, back.accepted.held)
+    done = _installed(node, local, back, back.accepted.held)
+    node.audit.note(Event(what=What.EPOCH, held=done.held, how="written", facts=change(held, done.held)))
+    return done
 
 
 def _sealed(keyset: Keyset, held: Held, node: Node, entropy: Entropy, token: BootstrapToken | None) -> bytes:

@@ -11,7 +11,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from keydist.core.audit import Event, What, change
+from keydist.core.envelope import digest
 from keydist.core.restart import Action, InStore, OnDisk, Role, decide
+from keydist.core.strict import b64url_encode
 from keydist.errors import (
     BusyError,
     ConflictError,
@@ -60,6 +63,7 @@ class Reconciler:
         self._refusal: KeydistError | None = None
         self._found: InStore | None = None
         self._mark: object = None
+        self._refused = ""
         self.local = local
 
     def refresh(self) -> None:
@@ -126,13 +130,15 @@ class Reconciler:
         if self.local.damage is not None:
             alarms += (self.local.damage,)  # healed by what is installed now, but somebody should know
         while seen.accepted is not None:
-            new = seen.accepted.held
+            new, before = seen.accepted.held, self.local.held
             failure = self._install(new)
             if failure is not None:
                 alarms += (failure,)
                 if self.local.held is not None and self.local.held.digest != new.digest:
                     break
             taken = True
+            what = What.GENESIS if how == "generated" else What.EPOCH
+            self._node.audit.note(Event(what=what, held=new, how=how, facts=change(before, new)))
             if seen.accepted.ancestry_unproven:
                 alarms += (_unproven(new),)
             if confirmed:
@@ -204,8 +210,16 @@ class Reconciler:
         if seen.envelope is None or isinstance(seen.error, UnsupportedError):
             return
         if isinstance(seen.error, TrustError):
+            self._note_refused(seen.envelope, seen.error)
             with suppress(DiskError, BusyError):
                 self._node.disk.quarantine(seen.envelope)
+
+    def _note_refused(self, envelope: bytes, error: TrustError) -> None:
+        """Note what must not be used, once; without a keyset there is no key to sign the record with."""
+        refused, held = b64url_encode(digest(envelope)), self.local.held
+        if refused != self._refused and held is not None:
+            self._refused = refused
+            self._node.audit.note(Event(what=What.REFUSED, held=held, facts={"code": error.code, "refused": refused}))
 
     # --- writing -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from keydist.core import crypto
 from keydist.core.accept import RESOLVE, Accepted, Held, accept, open_held
+from keydist.core.audit import Event, What, change
 from keydist.core.restart import InStore
 from keydist.core.strict import b64url_encode
 from keydist.errors import (
@@ -130,6 +131,8 @@ def keep_store(node: Node, local: Local, fork: Fork) -> Recovered:
     if fork.obstacle is not None or fork.store_held is None:
         raise fork.obstacle or fork.reason
     node.disk.override(fork.store_held, based_on=local, now=node.clock.now())
+    facts = change(None, fork.store_held) | {"given_up": b64url_encode(_held(local).digest)}
+    node.audit.note(Event(what=What.RESOLVED, held=fork.store_held, how="keep store", facts=facts))
     return Recovered(held=fork.store_held, changed=True, revision=fork.seen.revision)
 
 
@@ -139,6 +142,7 @@ def restore(node: Node, local: Local, envelope: bytes) -> Recovered:
     if not isinstance(answer, Accepted):
         return Recovered(held=_held(local), changed=False)
     node.disk.install(answer.held, based_on=local, now=node.clock.now())
+    node.audit.note(Event(what=What.RESTORED, held=answer.held, facts=change(local.held, answer.held)))
     return Recovered(held=answer.held, changed=True)
 
 

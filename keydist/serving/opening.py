@@ -16,6 +16,7 @@ from keydist.serving.public import Public
 from keydist.serving.published import Published
 from keydist.serving.servers import Served, Servers
 from keydist.signing import Signer, Verifier
+from keydist.signing.opening import trail_of
 from keydist.wiring import group_id
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def open_serving(
         node.tokens,
         issuer=config.issuer,
         mints=MintCounter(config.runtime_dir, clock),
+        trail=trail_of(node),
         demands=node.demands,
     )
     local = Local(

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from keydist.adapters.mints import MintCounter
 from keydist.core import crypto
+from keydist.core.audit import mint_of
 from keydist.core.jws import compose_claims, mint_compact
 from keydist.core.lease import Lease, check_lease
 from keydist.core.notes import Notes, longest_lifetime
 from keydist.errors import KeydistError, UnsafeFileError, UsageError, WrongUserError
 from keydist.signing.following import Following, Snapshot, Tokens
-from keydist.signing.opening import opened, tokens_of
+from keydist.signing.opening import opened, tokens_of, trail_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from keydist.core.accept import Demands, Held
     from keydist.core.crypto import PrivateKey
     from keydist.core.keyset import Key
-    from keydist.ports import Clock, KeysetDisk, Mints
+    from keydist.ports import Clock, KeysetDisk, Mints, MintTrail
     from keydist.signing.remote import RemoteSigner
 
 _LIFETIME: Final = 900
@@ -46,12 +47,14 @@ class Signer:
         *,
         issuer: str | None = None,
         mints: Mints | None = None,
+        trail: MintTrail | None = None,
         demands: Demands | None = None,
     ) -> None:
         self._disk = disk
         self._clock = clock
         self._issuer = issuer
         self._mints = mints
+        self._trail = trail
         self._following = Following(disk, clock, tokens, demands, self._activate)
 
     @classmethod
@@ -67,6 +70,7 @@ class Signer:
             tokens_of(node),
             issuer=node.config.issuer,
             mints=MintCounter(node.config.runtime_dir, node.clock),
+            trail=trail_of(node),
             demands=node.demands,
         )
 
@@ -87,6 +91,8 @@ class Signer:
         """Keep the count of what was minted."""
         if self._mints is not None:
             self._mints.close()
+        if self._trail is not None:
+            self._trail.close()
 
     def mint(
         self,
@@ -121,6 +127,8 @@ class Signer:
         jwt = mint_compact(active.key, active.private, composed, typ)
         if self._mints is not None:
             self._mints.minted(active.key.kid, expires)
+        if self._trail is not None:
+            self._trail.minted(mint_of(jwt, composed, active.key.kid))
         return jwt
 
     def _activate(self, held: Held, lease: Lease | None, before: _Active | None) -> _Active:

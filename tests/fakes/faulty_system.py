@@ -129,12 +129,13 @@ class LossySystem(FaultySystem):
         self._numbers = count()
         self._changes: list[_Unsynced] = []
         self._unsynced_files: dict[int, int] = {}
+        self._synced_sizes: dict[int, int] = {}
         attic.mkdir(parents=True, exist_ok=True)
 
     def cut_power(self, *, entries: bool) -> None:
         """Lose the content of files that was not synced and, where `entries`, what happened to directories too."""
-        for fd in self._unsynced_files.values():
-            os.ftruncate(fd, 0)
+        for inode, fd in self._unsynced_files.items():
+            os.ftruncate(fd, self._synced_sizes.get(inode, 0))
         if entries:
             for change in reversed(self._changes):
                 with suppress(FileNotFoundError):  # it is in a directory that is itself lost
@@ -163,6 +164,10 @@ class LossySystem(FaultySystem):
         if name == "open" and args[1] & os.O_EXCL:
             self._unsynced_files[os.fstat(result).st_ino] = os.dup(result)
             self._made(args[0], options["dir_fd"])
+        elif name == "open" and args[1] & os.O_APPEND:  # what it holds already was synced
+            found = os.fstat(result)
+            self._unsynced_files.setdefault(found.st_ino, os.dup(result))
+            self._synced_sizes.setdefault(found.st_ino, found.st_size)
         elif name == "mkdir":
             self._made(args[0], options.get("dir_fd"))
         elif name == "symlink":
@@ -175,6 +180,7 @@ class LossySystem(FaultySystem):
             kept = self._unsynced_files.pop(found.st_ino, None)
             if kept is not None:
                 os.close(kept)
+            self._synced_sizes.pop(found.st_ino, None)
             return
         for change in [change for change in self._changes if found.st_ino in change.directories]:
             change.forget()

@@ -46,6 +46,7 @@ socket:
   allow:
   - {users: [web], groups: [app], mint: {subjects: ["orders-*"], audiences: [orders], lifetime: 1h, issuers: [i]}}
   - {groups: [ops], mint: {subjects: ["*"], audiences: [a, b]}}
+audit: {stream: false, mints: true}
 hooks:
 - {run: [/usr/local/bin/reload, --now, ""], "on": jwks, timeout: 1m, retries: 0}
 - {signal: HUP, unit: nginx.service}
@@ -115,6 +116,9 @@ GOOD = [
         (Rule((), ("a",), MintRule(("*",), ("b",), (), 60)),),
     ),
     ("resync: 1", "resync", 1),
+    ("audit:", "audit.stream", True),
+    ("audit: {stream: false}", "audit.stream", False),
+    ("audit: {mints: true}", "audit.mints", True),
     ("rehearse_every: 0", "rehearse_every", 0),
     ("nats:", "nats.bucket", "keydist"),
     ("policy: {}", "policy.leeway", 60),
@@ -277,6 +281,8 @@ BAD = [
     ("socket: {allow: [{users: ['a b'], mint: {subjects: [a], audiences: [b]}}]}", "users has an entry .*accounts"),
     (f"socket: {{allow: [{', '.join(['{users: [a], mint: {subjects: [a], audiences: [b]}}'] * 65)}]}}", "at most 64"),
     ("resync: 0", "resync is out of range .*1s to 1h"),
+    ("audit: {mints: 1}", "audit.mints is not a boolean .*found an integer"),
+    ("audit: {mint: true}", r"did you mean audit.mints\?"),
     ("rehearse_every: -1", "rehearse_every is out of range"),
     ("state_dir: ''", "state_dir is not a path"),
 ]

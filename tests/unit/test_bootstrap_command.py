@@ -180,11 +180,11 @@ def host(tmp_path: Path, nats_server: EmbeddedServer, bucket: str) -> Host:
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return everything below a state directory but its lock, what was quarantined, and when it was confirmed."""
+    """Return what a state directory holds, but its lock, the audit trail, the quarantine and when it was confirmed."""
     found = {}
     for path in [directory, *sorted(directory.rglob("*"))] if directory.exists() else []:
         name = str(path.relative_to(directory))
-        if name.partition("/")[0] in ("lock", "quarantine", "confirmed.json"):
+        if name.partition("/")[0] in ("lock", "audit", "quarantine", "confirmed.json"):
             continue
         held = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         found[name] = (path.lstat().st_mode, path.lstat().st_uid, held)

@@ -16,6 +16,7 @@ import yaml
 from keydist.adapters import config_layers
 from keydist.adapters.config import (
     MAX_LOCATION,
+    AuditConfig,
     Config,
     HttpConfig,
     MetricsConfig,
@@ -82,6 +83,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
             CredentialRule(unit="web.service", names=("signing-key", "jwks")),
             CredentialRule(unit="web@*.service", names=("jwks",)),
         ),
+        audit=AuditConfig(stream=False, mints=True),
     )
     assert (config.key.alg, config.key.bits) == ("PS256", 4096)
 
@@ -199,6 +201,7 @@ def test_no_secret_is_repeated(tmp_path: Path, text: str, secret: str) -> None:
 def violations(schema: Mapping[str, Any], value: object) -> Iterator[str]:
     """Yield what the schema refuses in a value: as much of JSON Schema as the schema uses."""
     kinds = {"null": "nothing", "string": "text", "object": "a mapping", "array": "a list", "integer": "an integer"}
+    kinds["boolean"] = "a boolean"
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if kind_of(value) not in [kinds[name] for name in types]:
         yield "type"

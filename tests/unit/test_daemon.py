@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import http.client
+import json
 import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -26,11 +30,12 @@ from keydist.adapters.credentials_socket import SOCKET
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.mints import read_mints
 from keydist.core.record import Record, open_record
+from keydist.core.strict import b64url_encode
 from keydist.errors import UnreachableError
 from keydist.signing import Signer, Verifier
 from keydist.signing.remote import Agent
 from tests.material import OTHER_TOKEN, TOKEN, Change, extend
-from tests.unit.agent_host import Host, Process, eventually, pause
+from tests.unit.agent_host import KEYDIST, Host, Process, eventually, pause
 from tests.unit.service_manager import ROOT, address_of, client, read
 from tests.unit.serving_node import Answered, ask
 
@@ -200,6 +205,7 @@ def test_idle_nothing_is_written_but_a_confirmation_that_is_due(
     agent = host.start()
     agent.wait_for("READY=1")
     eventually((host.state / "confirmed.json").exists)
+    eventually((host.state / "audit" / "shipped.json").exists)
     pause(0.5)
     before = stamps(host)
     pause(3)
@@ -578,4 +584,33 @@ def test_an_address_that_cannot_be_had_is_an_alarm_and_no_end(install: Callable[
         assert (alarm["code"], alarm["found"]) == ("cannot-listen", "address already in use")
     eventually(lambda: agent.events("alarm-over"), within=15)
     assert serving(agent, "http")
+    assert agent.stop() == 0
+
+
+# --- the audit trail ----------------------------------------------------------------------------
+
+
+def test_what_happened_while_nats_was_away_reaches_the_trail_afterwards(
+    install: Callable[..., Host], start_server: StartServer
+) -> None:
+    server = start_server()
+    host = install(url=server.url, issuer="https://a.example", audit={"mints": True})
+    agent = host.start()
+    agent.wait_for("READY=1")
+    eventually((host.state / "audit" / "shipped.json").exists)
+    eventually((host.state / "confirmed.json").exists)
+    server.stop()
+    with Signer.open(str(host.config)) as signer:
+        jwts = [signer.mint({"jti": str(number)}, subject="alice", audience="api") for number in range(3)]
+    eventually(lambda: not list((host.directory / "run" / "audit-mints").iterdir()))
+    server.start()
+    shipped = (host.state / "audit" / "shipped.json").read_bytes()
+    eventually(lambda: (host.state / "audit" / "shipped.json").read_bytes() != shipped, within=30)
+    run = partial(subprocess.run, capture_output=True, check=True)
+    command = [*KEYDIST, "audit", "--config", str(host.config), "--json"]
+    genesis, minted = [json.loads(line) for line in run(command).stdout.splitlines()]
+    assert (genesis["what"], genesis["who"]["program"]) == ("genesis", "agent")
+    hashes = [b64url_encode(hashlib.sha256(jwt.encode()).digest()) for jwt in jwts]
+    assert [(one["sha256"], one["jti"]) for one in minted["minted"]] == list(zip(hashes, "012", strict=True))
+    assert json.loads(run([*command, "--verify"]).stdout)["whole"]
     assert agent.stop() == 0

@@ -13,7 +13,10 @@ import pytest
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
-from keydist.errors import BucketMissingError, ForbiddenError
+from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.adapters.nats.trail import NatsTrailStream
+from keydist.core.entry import Stored
+from keydist.errors import BucketMissingError, ConflictError, ForbiddenError
 
 LEADERS = ("lead-1", "lead-2")
 FOLLOWERS = ("a", "b")
@@ -39,12 +42,16 @@ def configuration(users: Users, *, imports_records: bool = True) -> str:
             "$JS.API.STREAM.MSG.GET.KV_keydist",
             "$JS.API.STREAM.INFO.KV_keydist-nodes",
             "$JS.API.DIRECT.GET.KV_keydist-nodes.>",
+            f"keydist.audit.keydist.{name}",
+            "$JS.API.DIRECT.GET.keydist-audit",
+            "$JS.API.DIRECT.GET.keydist-audit.>",
             "keydist.who",
         ]
         return user(name, publish, [f"_INBOX_{name}.>", "keydist.changed.>", "keydist.nodes.>", "keydist.who"])
 
     def follower(name: str) -> str:
         publish = [GET, "keydist.current", f"$KV.keydist-nodes.{name}"]
+        publish += [f"keydist.audit.keydist.{name}", f"{LAST}.keydist.audit.keydist.{name}"]
         return user(name, publish, [f"_INBOX_{name}.>", "keydist.changed.>", "keydist.who"])
 
     records = '{ service: { account: KEYS, subject: "$KV.keydist-nodes.*" } }' if imports_records else ""
@@ -60,6 +67,8 @@ accounts {{
       {{ service: "{GET}", accounts: [FLEET] }}
       {{ service: "$JS.API.STREAM.MSG.GET.KV_keydist", accounts: [FLEET] }}
       {{ service: "$KV.keydist-nodes.*", accounts: [FLEET] }}
+      {{ service: "keydist.audit.keydist.*", accounts: [FLEET] }}
+      {{ service: "{LAST}.keydist.audit.keydist.*", accounts: [FLEET] }}
       {{ stream: "keydist.changed.>", accounts: [FLEET] }}
     ]
     imports: [ {{ service: {{ account: FLEET, subject: "keydist.who" }} }} ]
@@ -71,6 +80,8 @@ accounts {{
       {{ service: {{ account: KEYS, subject: "{GET}" }} }}
       {{ service: {{ account: KEYS, subject: "$JS.API.STREAM.MSG.GET.KV_keydist" }}, to: "keydist.current" }}
       {records}
+      {{ service: {{ account: KEYS, subject: "keydist.audit.keydist.*" }} }}
+      {{ service: {{ account: KEYS, subject: "{LAST}.keydist.audit.keydist.*" }} }}
       {{ stream: {{ account: KEYS, subject: "keydist.changed.>" }} }}
     ]
   }}
@@ -79,6 +90,7 @@ accounts {{
 
 
 GET = "$JS.API.DIRECT.GET.KV_keydist.$KV.keydist.signing-key"
+LAST = "$JS.API.DIRECT.GET.keydist-audit"
 Guarded = tuple[EmbeddedServer, Path]
 
 
@@ -219,3 +231,166 @@ async def test_a_followers_account_without_the_import_is_told_of_a_missing_bucke
                 await follower.publish("a", b"record")
     finally:
         await asyncio.to_thread(server.stop)
+
+
+# --- the audit trail ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def trails_of(guarded: Guarded, *names: str) -> AsyncIterator[Any]:
+    """Open the audit trail as each user, with streams that the operator made, and take them away."""
+    server, directory = guarded
+    async with AsyncExitStack() as stack:
+        views = []
+        for name in ("op", *names):
+            connection = Connection(Server(urls=(server.url,), node=name, nkey_file=str(directory / name)))
+            stack.push_async_callback(connection.close)
+            views.append(NatsTrailStream(connection, bucket="keydist"))
+        ask = views[0]._connection
+        await NatsKeysetStore(ask, bucket="keydist", entry="signing-key").create_bucket()
+        await NatsNodeRecords(ask, bucket="keydist").create_bucket()
+        await views[0].create()
+        try:
+            yield views
+        finally:
+            for stream in ("KV_keydist", "KV_keydist-nodes", "keydist-audit"):
+                await ask.request(f"$JS.API.STREAM.DELETE.{stream}")
+
+
+async def held_by(operator: NatsTrailStream) -> list[tuple[str, bytes]]:
+    """Return everything that the trail holds."""
+    found, after = [], 0
+    while (one := await operator.read(after=after, node=None)) is not None:
+        found.append((one.node, one.record))
+        after = one.sequence
+    return found
+
+
+async def test_everybody_writes_a_trail_of_their_own_and_reads_its_end(guarded: Guarded) -> None:
+    async with trails_of(guarded, *LEADERS, *FOLLOWERS) as (operator, *views):
+        names = (*LEADERS, *FOLLOWERS)
+        for name, view in zip(names, views, strict=True):
+            assert await view.last(name) is None
+            at = await view.publish(name, b"1", after=0)
+            await view.publish(name, b"2", after=at)
+            with pytest.raises(ConflictError):
+                await view.publish(name, b"again", after=at)
+            found = await view.last(name)
+            assert found is not None
+            assert (found.node, found.record) == (name, b"2")
+        expected = [(name, text) for name in names for text in (b"1", b"2")]
+        assert await held_by(operator) == expected == await held_by(views[0])
+
+
+TRAIL_FORBIDDEN: dict[str, tuple[str, Callable[[NatsTrailStream], Any]]] = {
+    "a follower's other trail": ("a", lambda trail: trail.publish("b", b"x", after=0)),
+    "a leader's other trail": ("lead-1", lambda trail: trail.publish("a", b"x", after=0)),
+    "a follower reading another's": ("a", lambda trail: trail.last("b")),
+    "a follower reading everything": ("a", lambda trail: trail.read(after=0, node=None)),
+    "a follower making the stream": ("a", lambda trail: trail.create()),
+    "a leader making the stream": ("lead-1", lambda trail: trail.create()),
+}
+
+
+@pytest.mark.parametrize(("user", "act"), TRAIL_FORBIDDEN.values(), ids=TRAIL_FORBIDDEN)
+async def test_what_is_forbidden_of_the_trail_is_told_by_name_at_once(
+    user: str, act: Callable[[NatsTrailStream], Any], guarded: Guarded
+) -> None:
+    async with trails_of(guarded, user) as (operator, view):
+        with pytest.raises(ForbiddenError):
+            await asyncio.wait_for(act(view), 2)
+        assert await held_by(operator) == []
+
+
+ALLOWED_REQUESTS = {
+    "direct get of the key": (GET, b""),
+    "leader's read": ("keydist.current", b'{"last_by_subj":"$KV.keydist.signing-key"}'),
+    "own node record": ("$KV.keydist-nodes.a", b"planted"),
+    "own trail": ("keydist.audit.keydist.a", b"planted"),
+    "end of the own trail": (f"{LAST}.keydist.audit.keydist.a", b""),
+}
+TARGETS = (
+    "keydist.audit.keydist.b",
+    "keydist.audit.keydist.lead-1",
+    "keydist.audit.keydist.new",
+    "$KV.keydist.signing-key",
+    "$KV.keydist.planted",
+    "$KV.keydist-nodes.b",
+    "$JS.API.STREAM.PURGE.keydist-audit",
+    "$JS.API.STREAM.MSG.DELETE.keydist-audit",
+    "$JS.API.STREAM.DELETE.keydist-audit",
+)
+HEADERS: tuple[dict[str, str] | None, ...] = (
+    None,
+    {"Nats-Rollup": "all"},
+    {"Nats-Rollup": "sub"},
+    {"Nats-Expected-Stream": "keydist-audit"},
+    {"Nats-TTL": "1s"},
+    {"KV-Operation": "PURGE"},
+    {"Nats-Subject": "keydist.audit.keydist.b"},
+    {"Nats-Incr": "1"},
+)
+
+
+async def test_no_request_of_a_follower_reaches_anothers_trail_by_its_reply_subject(guarded: Guarded) -> None:
+    async with trails_of(guarded, "a", "b", "lead-1") as (operator, a, b, lead):
+        await b.publish("b", b"of b", after=0)
+        await lead.publish("lead-1", b"of lead-1", after=0)
+        await a.publish("a", b"of a", after=0)
+        store = NatsKeysetStore(lead._connection, bucket="keydist", entry="signing-key")
+        await store.write_first(b"the key")
+        records = NatsNodeRecords(b._connection, bucket="keydist")
+        await records.publish("b", b"record of b")
+        client = a._connection._link._client
+        for subject, payload in ALLOWED_REQUESTS.values():
+            for target in TARGETS:
+                for headers in HEADERS:
+                    await client.publish(subject, payload, reply=target, headers=headers)
+        for subject, payload in ALLOWED_REQUESTS.values():  # whatever was sent before them has arrived
+            await a._connection.request(subject, payload)
+        found = await held_by(operator)
+        assert {record for node, record in found if node != "a"} == {b"of b", b"of lead-1"}
+        assert {node for node, _ in found} == {"a", "b", "lead-1"}
+        assert next(record for node, record in found if node == "a") == b"of a"
+        assert {record for node, record in found if node == "a"} == {b"of a", b"planted"}
+        kept = await store.read(from_leader=True)
+        assert isinstance(kept, Stored)
+        assert kept.envelope == b"the key"
+        assert (await NatsNodeRecords(lead._connection, bucket="keydist").read_all())["b"] == b"record of b"
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["STREAM.PURGE.keydist-audit", 'STREAM.MSG.DELETE.keydist-audit {"seq":1}'],
+    ids=["purge", "delete a message"],
+)
+async def test_not_even_the_operator_removes_a_record(call: str, guarded: Guarded) -> None:
+    async with trails_of(guarded, "a") as (operator, a):
+        await a.publish("a", b"of a", after=0)
+        subject, _, payload = call.partition(" ")
+        reply = await operator._connection.request(f"$JS.API.{subject}", payload.encode())
+        assert b'"error"' in reply.data
+        for headers in HEADERS:
+            await a._connection.request("keydist.audit.keydist.a", b"more", headers=headers)
+        assert (await held_by(operator))[0] == ("a", b"of a")
+
+
+async def test_without_the_stream_or_the_import_a_trail_is_missing(guarded: Guarded) -> None:
+    async with trails_of(guarded, "a", "lead-1") as (operator, a, lead):
+        await operator._connection.request("$JS.API.STREAM.DELETE.keydist-audit")
+        for name, view in (("a", a), ("lead-1", lead)):
+            for act in (view.publish(name, b"x", after=0), view.last(name)):
+                with pytest.raises(BucketMissingError, match=r"keydist-audit|keydist\.audit"):
+                    await act
+
+
+async def test_a_leader_could_put_junk_into_a_trail_by_the_same_way(guarded: Guarded) -> None:
+    async with trails_of(guarded, "a", "lead-1") as (operator, a, lead):
+        await a.publish("a", b"of a", after=0)
+        assert await lead.last("a") is not None  # connects
+        client = lead._connection._link._client
+        await client.publish("keydist.audit.keydist.lead-1", b"x", reply="keydist.audit.keydist.a")
+        await client.flush()
+        await lead.read(after=0, node=None)
+        _, _, (node, junk) = await held_by(operator)
+        assert (node, b"keydist-audit" in junk) == ("a", True)  # why records are signed and counted

@@ -100,7 +100,7 @@ def test_each_deviation_is_one_line(name: str) -> None:
 
 
 def test_every_member_that_matters_is_checked() -> None:
-    assert set(DEVIATIONS) == set(streams._WHY)
+    assert set(DEVIATIONS) | {"deny_purge"} == set(streams._WHY)
     wanted = streams.keyset_stream("x", replicas=1)
     assert len(streams.problems({}, wanted)) >= 7
 
@@ -135,3 +135,11 @@ async def test_a_clustered_server_is_known(start_server: Callable[..., EmbeddedS
     assert connection.is_clustered is is_cluster
     await connection.close()
     assert not connection.is_clustered
+
+
+@pytest.mark.parametrize("name", ["deny_delete", "deny_purge", "allow_rollup_hdrs", "max_age", "retention", "storage"])
+def test_an_audit_trail_from_which_something_may_go_is_a_problem(name: str) -> None:
+    wanted = streams.trail_stream("x", replicas=1)
+    other = {"max_age": 1, "retention": "interest", "storage": "memory"}
+    assert streams.problems(wanted, wanted) == []
+    assert len(streams.problems(wanted | {name: other.get(name, not wanted[name])}, wanted)) == 1

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from keydist.adapters.config import TlsConfig
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.credentials import user_of
 from keydist.adapters.nats.wire import Reply
 from keydist.errors import ConfigError, CredentialsRefusedError, KeydistError, UnreachableError
 from tests.material import noise
@@ -262,3 +263,30 @@ async def test_tls_files_that_cannot_be_used(text: str, nats_server: EmbeddedSer
     absent = await refusal(Server(urls=(nats_server.url,), node="n1", tls=TlsConfig(ca_file=f"{file}.absent")))
     assert isinstance(absent, ConfigError)
     assert f"{file}.absent" in str(absent)
+
+
+# --- whose they are -----------------------------------------------------------------------------
+
+
+def creds_text(jwt: str, seed: str) -> str:
+    """Return a creds file, as nsc writes it."""
+    return f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END\n"
+
+
+def test_whose_the_credentials_are_is_told_by_the_public_name(tmp_path: Path) -> None:
+    user, account = Nkey("user"), Nkey("account", nkeys.PREFIX_BYTE_ACCOUNT)
+    seed = write(tmp_path / "seed", user.seed)
+    assert user_of(creds_file=None, nkey_file=seed) == user.public
+    issued = write(tmp_path / "creds", creds_text(account.issue(user, "user"), user.seed))
+    assert user_of(creds_file=issued, nkey_file=None) == user.public
+    assert user_of(creds_file=None, nkey_file=None) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "junk", creds_text("a.b.c", "SU"), creds_text("a." + _b64(b'{"sub":1}') + ".c", "SU"), "é"]
+)
+def test_credentials_that_do_not_say_whose_they_are_are_nobodys(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path / "file", text)
+    assert user_of(creds_file=file, nkey_file=None) is None
+    assert user_of(creds_file=None, nkey_file=file) is None
+    assert user_of(creds_file=str(tmp_path / "none"), nkey_file=None) is None

@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats import dialing
 from keydist.adapters.nats.connection import Connection, Server
-from keydist.adapters.nats.wire import Heard
+from keydist.adapters.nats.wire import Heard, first_of
 from keydist.errors import CredentialsRefusedError, ForbiddenError, TransientError, UnreachableError
 
 StartServer = Callable[..., EmbeddedServer]
@@ -511,3 +511,19 @@ async def test_three_hundred_losses_leave_nothing_behind(start_server: StartServ
             for _ in range(300):
                 await lose()
         assert await held() == before
+
+
+async def test_work_that_loses_a_cancellation_is_told_again() -> None:
+    cancelled = 0
+
+    async def deaf() -> None:
+        nonlocal cancelled
+        while cancelled < 3:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                cancelled += 1
+
+    async with asyncio.timeout(5):
+        await first_of(deaf(), asyncio.Event().wait(), seconds=0.01)
+    assert cancelled == 3

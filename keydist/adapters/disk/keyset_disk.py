@@ -37,6 +37,7 @@ from keydist.adapters.disk.reading import (
     MOST,
     OVERRIDE,
     SEEN,
+    TRAIL,
     load_local,
     read_record,
     stamp,
@@ -55,7 +56,9 @@ LOCK_SECONDS: Final = 10.0
 MOST_JWK: Final = 4096
 """The largest file of a public key, in bytes: RSA with 4096 bits takes about 800."""
 _LOCK_PAUSE: Final = 0.02
-_OWN_NAMES: Final = frozenset({LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, HOOKS, PUBLIC, QUARANTINE})
+_OWN_NAMES: Final = frozenset(
+    {LIVE, ARCHIVE, FLOOR, CONFIRMED, SEEN, OVERRIDE, AGENT, HOOKS, TRAIL, PUBLIC, QUARANTINE}
+)
 
 
 class PosixKeysetDisk:
@@ -76,6 +79,11 @@ class PosixKeysetDisk:
         self._mode = layout.directory_mode
         self._system = system or System()
         self._lock_seconds = lock_seconds
+
+    @property
+    def layout(self) -> Layout:
+        """How a keyset is laid out here."""
+        return self._layout
 
     def load(self, tokens: tuple[BootstrapToken, ...]) -> Local:
         """Return what is there, changing nothing; see `KeysetDisk`."""

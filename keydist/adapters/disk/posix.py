@@ -187,6 +187,24 @@ class Directory(Handle):
                 self._system.unlink(name, dir_fd=self.fd)
             refuse(exc, path, "write")
 
+    def append(self, name: str, data: bytes) -> None:
+        """Write behind what a private file holds, and sync it. A crash or a failure may leave a part of `data`."""
+        path = f"{self.path}/{name}"
+        try:
+            fd = self._system.open(name, os.O_WRONLY | os.O_APPEND | _OPEN, dir_fd=self.fd)
+        except OSError as exc:
+            refuse(exc, path, "open")
+        try:
+            self._examine(fd, path, forbidden=_OTHERS, regular=True)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._system.write(fd, rest) :]
+            self._system.fsync(fd)
+        except OSError as exc:
+            refuse(exc, path, "write")
+        finally:
+            self._close(fd)
+
     def replace(self, name: str, data: bytes, *, mode: int, gid: int | None = None) -> None:
         """Replace a file, or make it: written beside it, synced, renamed over it, directory synced."""
         fresh = f".{name}.new"

@@ -37,6 +37,7 @@ SEEN: Final = "seen.json"
 OVERRIDE: Final = "override.json"
 AGENT: Final = "agent.json"
 HOOKS: Final = "hooks"
+TRAIL: Final = "audit"
 MOST: Final = 4 * 1024 * 1024
 _TARGET: Final = re.compile(r"archive/([0-9]{6,16}(?:-[0-9]{1,3})?)", re.ASCII)
 _START: Final = "start keydist with NATS reachable"

@@ -1,4 +1,4 @@
-"""The buckets as JetStream streams: the checked configuration, and what is wrong with one that differs."""
+"""The buckets and the audit trail as JetStream streams: the checked configuration, what is wrong with another one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ MAX_MESSAGE: Final = 64 * 1024
 RECORD_AGE_SECONDS: Final = 7 * 86_400
 CHANGED: Final = "keydist.changed"
 NODES: Final = "keydist.nodes"
+TRAIL: Final = "keydist.audit"
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -52,14 +53,47 @@ def _stream(bucket: str, *, replicas: int, republish: dict[str, Any]) -> dict[st
     }
 
 
+def trail_stream_name(bucket: str) -> str:
+    """Return the name of the audit trail's stream beside a bucket."""
+    return f"{bucket}-audit"
+
+
+def trail_subject(bucket: str, node: str) -> str:
+    """Return the subject of a node's audit records; `*` for all nodes. It names the bucket: an account may hold two."""
+    return f"{TRAIL}.{bucket}.{node}"
+
+
+def trail_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
+    """Return the configuration of the audit trail's stream: everything is kept, nothing can be deleted or purged."""
+    return {
+        "name": trail_stream_name(bucket),
+        "subjects": [trail_subject(bucket, "*")],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": -1,
+        "max_msg_size": MAX_MESSAGE,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_consumers": -1,
+        "allow_direct": True,
+        "allow_rollup_hdrs": False,
+        "deny_delete": True,
+        "deny_purge": True,
+    }
+
+
 _WHY: Final[dict[str, str]] = {
     "subjects": "the bucket's own subjects only",
     "storage": "file storage, or a restart of the server loses the key",
     "discard": "discard new: nothing that was stored is pushed out",
-    "max_msgs_per_subject": "one message a subject",
+    "max_msgs_per_subject": "one message a subject in a bucket, all of them in an audit trail",
     "allow_direct": "direct gets, or followers wait while the stream has no leader",
     "allow_rollup_hdrs": "no rollup headers: with them one writer erases everybody's entries",
     "deny_delete": "deletes denied",
+    "deny_purge": "purges denied: an audit trail only grows",
     "max_msg_size": "room for a whole keyset, and no more",
     "max_msgs": "no limit that keeps a key out",
     "max_bytes": "no limit that keeps a key out",
@@ -74,7 +108,7 @@ def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     wrong = [
         f"{name}: found {found.get(name)!r}, expected {wanted[name]!r} ({why})"
         for name, why in _WHY.items()
-        if _plain(found.get(name)) != _plain(wanted[name])
+        if name in wanted and _plain(found.get(name)) != _plain(wanted[name])
     ]
     replicas = found.get("num_replicas", 1)
     if not isinstance(replicas, int) or replicas < wanted["num_replicas"]:

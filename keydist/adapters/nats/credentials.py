@@ -7,7 +7,9 @@ at the next connection that is made anew.
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import logging
 import os
 import ssl
@@ -38,6 +40,25 @@ def credential_options(server: Server) -> dict[str, Any]:
     return {}
 
 
+def user_of(*, creds_file: str | None, nkey_file: str | None) -> str | None:
+    """Return the public name of the user that the credentials are for; None without any, or where they do not say."""
+    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
+
+    try:
+        if creds_file is not None:
+            token = _line_after(_read(creds_file, "nats.creds_file"), "BEGIN NATS USER JWT", creds_file)
+            subject = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==")).get("sub")
+            return subject if isinstance(subject, str) else None
+        if nkey_file is not None:
+            pair = nkeys.from_seed(bytearray(_read(nkey_file, "nats.nkey_file").strip().encode("ascii")))
+            name: str = pair.public_key.decode("ascii")
+            pair.wipe()
+            return name
+    except Exception:  # noqa: BLE001 - whatever is wrong with them is told by who connects with them
+        return None
+    return None
+
+
 def _read(path: str, name: str) -> str:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - as everywhere on the way to a start
@@ -62,7 +83,7 @@ def _line_after(text: str, mark: str, path: str) -> str:
 
 
 def _check_seed(seed: str, path: str) -> None:
-    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
+    import nkeys  # noqa: PLC0415 - few need it
 
     try:
         nkeys.from_seed(bytearray(seed.encode("ascii"))).wipe()

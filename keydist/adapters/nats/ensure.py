@@ -1,4 +1,4 @@
-"""Making a bucket where it is missing, and checking one that is there."""
+"""Making a bucket or another stream where it is missing, and checking one that is there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from keydist.adapters.nats.bucket import problems, stream_name
 from keydist.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keydist.adapters.nats.connection import Connection
 
 _CLUSTER_REPLICAS: Final = 3
@@ -34,25 +36,32 @@ class StreamConfig(Protocol):
 async def ensure_bucket(
     connection: Connection, bucket: str, config: StreamConfig, *, replicas: int | None
 ) -> tuple[bool, list[str]]:
-    """Make or check a bucket: whether it was made, and what is wrong with it.
+    """Make or check a bucket; see `ensure_stream`."""
+    name = stream_name(bucket)
+    return await ensure_stream(connection, name, lambda count: config(bucket, replicas=count), replicas=replicas)
+
+
+async def ensure_stream(
+    connection: Connection, name: str, config: Callable[[int], dict[str, Any]], *, replicas: int | None
+) -> tuple[bool, list[str]]:
+    """Make or check a stream: whether it was made, and what is wrong with it; `config` gets the replicas.
 
     `replicas`: None makes three in a cluster, else one. Raises `ConfigError` where the cluster cannot hold them.
     """
-    name = stream_name(bucket)
     info = parse_answer(await connection.request(f"$JS.API.STREAM.INFO.{name}"))
     if error_code(info) != NO_STREAM:
         raise_error(info)
         found = info.get("config")
-        return False, problems(found if isinstance(found, dict) else {}, config(bucket, replicas=replicas or 1))
+        return False, problems(found if isinstance(found, dict) else {}, config(replicas or 1))
     count = replicas or (_CLUSTER_REPLICAS if connection.is_clustered else 1)
-    wanted = config(bucket, replicas=count)
+    wanted = config(count)
     answer = parse_answer(await connection.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps(wanted).encode()))
     code = error_code(answer)
     if code == NAME_IN_USE:  # somebody else made it meanwhile
         return False, []
     if code in NO_PEERS:
         raise ConfigError(
-            f"the NATS cluster cannot hold {count} replicas of bucket {bucket}",
+            f"the NATS cluster cannot hold {count} replicas of {name}",
             found=description(answer),
             fix="start more JetStream servers, or: keydist store init --replicas 1",
         )

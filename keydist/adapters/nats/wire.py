@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CLOSE_SECONDS: Final = 1.0
+_CANCEL_SECONDS: Final = 0.1
 _MOST_BYTES: Final = 2 * 1024 * 1024
 _MOST_LINE: Final = 128 * 1024
 # What answers a question goes to an inbox, or through an account's import; on to nothing that stores.
@@ -69,8 +70,11 @@ async def first_of(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, objec
         await asyncio.wait({working, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        working.cancel()
-        stopping.cancel()
+        pending: set[asyncio.Future[Any]] = {working, stopping}
+        while pending:  # nats-py loses a cancellation now and then while it connects: it is told again
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_SECONDS)
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 

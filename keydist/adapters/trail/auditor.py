@@ -1,0 +1,81 @@
+"""Writing what happens on this node into its journal, whatever else goes wrong."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from keydist.core.audit import What, parse_entry
+from keydist.errors import InternalError, KeydistError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keydist.core.audit import Event, Facts
+    from keydist.ports import Clock, TrailJournal
+
+_MOST_WAITING: Final = 256
+
+
+class JournalAuditor:
+    """An `Auditor` on a journal; `told` hears what kept a record from being written, None once all are.
+
+    What a full disk or a held lock kept back waits in memory, with its time, and goes first.
+    """
+
+    def __init__(
+        self,
+        journal: TrailJournal,
+        clock: Clock,
+        who: Callable[[], Facts],
+        told: Callable[[KeydistError | None], None],
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._who = who
+        self._told = told
+        self._waiting: deque[tuple[Event, int]] = deque(maxlen=_MOST_WAITING)
+        self._lock = Lock()
+
+    def note(self, event: Event) -> None:
+        """Write one record; see `Auditor`."""
+        with self._lock:
+            self._waiting.append((event, self._clock.now()))
+            self._write_all()
+            if event.what is What.MINTED and self._waiting and self._waiting[-1][0] is event:
+                self._waiting.pop()  # it waits where it came from
+
+    def retry(self) -> None:
+        """Write what could not be written before; see `Auditor`."""
+        with self._lock:
+            if self._waiting:
+                self._write_all()
+
+    def _write_all(self) -> None:
+        trouble: KeydistError | None = None
+        while self._waiting:
+            event, at = self._waiting[0]
+            try:
+                if not (event.what is What.REFUSED and self._is_told(event)):
+                    self._journal.append(event, at=at, who=self._who())
+            except KeydistError as exc:
+                trouble = exc
+                break
+            except Exception as exc:  # noqa: BLE001 - a defect here must not stop what it would tell of
+                trouble = InternalError(
+                    "the audit trail could not be written: a defect in keydist",
+                    found=type(exc).__name__,
+                    fix="report it with what the node was doing",
+                )
+                self._waiting.popleft()  # it would fail again
+                break
+            self._waiting.popleft()
+        self._told(trouble)
+
+    def _is_told(self, event: Event) -> bool:
+        """Tell whether the last record says the same: a node that is started over and over says it once."""
+        link = self._journal.last()
+        raw = self._journal.find(link.chain, link.seq) if link is not None else None
+        entry = parse_entry(raw) if raw is not None else None
+        return entry is not None and entry.what == event.what.value and entry.facts == event.facts
