@@ -31,7 +31,6 @@ from integration.npm import install
 from integration.server_process import ReservedPort
 from integration.traffic import AUDIENCE, ISSUER
 from keydist import Signer
-from keydist.adapters.config_schema import FIELDS
 
 ROTATIONS: Final = 2
 ALG: Final = "RS256"
@@ -159,8 +158,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A leader and a follower, each of which serves its JWK Set."""
-    if "http.listen" not in {field.name for field in FIELDS}:
-        pytest.skip("the agent serves no HTTP yet")
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("interop")
         cluster = stack.enter_context(Cluster(directory, leaders=["lead-1"], followers=["f-1"], servers=1))

@@ -148,7 +148,7 @@ class RefusedOverwriteError(TrustError):
 
 
 class InvalidJwtError(TrustError):
-    """A JWT must not be believed; `reason` is one word of the list in `keydist.core.jws`."""
+    """A JWT must not be believed; `reason` is one word of the list in `keydist.core.jws`, or not-recorded (audit)."""
 
     code = "invalid-jwt"
 

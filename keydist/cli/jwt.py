@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from keydist import wiring
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.input_file import STDIN
 from keydist.cli import jwt_sink
@@ -29,11 +31,14 @@ from keydist.core.jws import Claims
 from keydist.core.look_into import look_into
 from keydist.core.policy import Policy
 from keydist.core.strict import serialise
-from keydist.errors import InvalidJwtError, UsageError
+from keydist.errors import InvalidJwtError, UnavailableError, UsageError
 from keydist.services.defect import defect
 from keydist.services.past import verify_past
 from keydist.signing import Signer, Verifier
 from keydist.wiring import look_once
+
+if TYPE_CHECKING:
+    from keydist.wiring import Machine
 
 app = typer.Typer(no_args_is_help=True, help="JWTs of this node's keyset.", rich_markup_mode=None)
 app.command("sink")(jwt_sink.sink)
@@ -89,6 +94,14 @@ def verify(
             " refused for every time: whoever had it may have dated the JWT back.",
         ),
     ] = None,
+    in_audit: Annotated[
+        bool,
+        typer.Option(
+            "--in-audit",
+            help="Only where the audit trail tells that a node minted it (audit: {mints: true}); a trail that cannot be"
+            " read: 75.",
+        ),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print nothing: the exit code says it. A wrong command line is still told.")
     ] = False,
@@ -102,7 +115,7 @@ def verify(
 
     def work() -> int:
         try:
-            found = _verified(file, aud=aud, iss=iss, leeway=leeway, typ=typ, at=at, config=config)
+            found = _verified(file, aud=aud, iss=iss, leeway=leeway, typ=typ, at=at, in_audit=in_audit, config=config)
         except Exception as exc:  # noqa: BLE001 - no defect may look like a verdict
             failure = defect(exc, while_="a JWT was verified")
             if quiet and not isinstance(failure, UsageError):
@@ -149,7 +162,15 @@ def _print_part(name: str, part: dict[str, Any] | None) -> None:
 
 
 def _verified(
-    file: str, *, aud: str, iss: str | None, leeway: str | None, typ: str, at: str | None, config: str | None
+    file: str,
+    *,
+    aud: str,
+    iss: str | None,
+    leeway: str | None,
+    typ: str,
+    at: str | None,
+    in_audit: bool,
+    config: str | None,
 ) -> Claims:
     """Return the claims of a valid JWT. What is wrong with the command line is said before anything is read."""
     refuse_empty(iss, "--iss")
@@ -161,14 +182,36 @@ def _verified(
         raise UsageError(
             "a JWT is measured by its issuer", expected="--iss, or issuer: in the configuration", found="neither"
         )
-    if at is None:
-        jwt = read_jwt(file)
+    then = None if at is None else _past(at, now=node.clock.now())
+    jwt = read_jwt(file)
+    if then is None:
         with_news = Verifier.open(config, refresh=lambda: look_once(node, seconds=LOOK_SECONDS))
-        return with_news.verify(jwt, audience=aud, issuer=issuer, leeway=seconds, typ=typ)
-    then = _past(at, now=node.clock.now())
-    return verify_past(
-        read_jwt(file), keys=node.disk, load=node.load, at=then, audience=aud, issuer=issuer, leeway=seconds, typ=typ
-    )
+        found = with_news.verify(jwt, audience=aud, issuer=issuer, leeway=seconds, typ=typ)
+    else:
+        found = verify_past(
+            jwt, keys=node.disk, load=node.load, at=then, audience=aud, issuer=issuer, leeway=seconds, typ=typ
+        )
+    if in_audit:
+        _check_recorded(node, jwt)
+    return found
+
+
+def _check_recorded(node: Machine, jwt: str) -> None:
+    """Refuse a JWT that no record of the audit trail tells of; one that cannot be checked proves nothing yet."""
+    recorded = asyncio.run(wiring.in_audit(node, jwt))
+    if recorded is None:
+        raise InvalidJwtError(
+            "the audit trail does not tell of the JWT",
+            reason="not-recorded",
+            expected="a record of when it was minted",
+            fix="a node records what it mints with audit: {mints: true}, and ships it within seconds",
+        )
+    if not recorded.is_proven:
+        raise UnavailableError(
+            "the audit record of the JWT cannot be checked here",
+            expected=f"public/{recorded.entry.kid}.jwk, the key that signed the record",
+            fix="verify it on a node that was there then, or copy that file from one: its name vouches for it",
+        )
 
 
 def _past(text: str, *, now: int) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from keydist import wiring
+from keydist.adapters.config import Config
 from keydist.core.accept import Held
 from keydist.core.audit import Event, Fact, Link, Mint, Place, What, change, compose, parse_entry
 from keydist.core.audit_chain import Verifying
 from keydist.core.crypto import load_public
+from keydist.ports import KeysetStore
+from keydist.services.read_trail import kept_keys
+from keydist.wiring import Machine, TrailPorts
+from tests.fakes.memory_trail import MemoryTrailStream
 from tests.material import NOW, PLACE, chain, noise
 
 NODE = Place(cluster=PLACE.cluster, node="node-a")
@@ -42,6 +48,16 @@ def key_of(kid: str) -> Verifying | None:
             if key.kid == kid:
                 return Verifying(load_public(key.public.spki), key.alg)
     return None
+
+
+def opening(stream: MemoryTrailStream, open_store: Callable[[Config], KeysetStore]) -> Callable[[Machine], TrailPorts]:
+    """Return what opens the trail of a node whose stream is in memory; for `wiring.open_trail`."""
+
+    def opened(node: Machine) -> TrailPorts:
+        keys, store = kept_keys(node.disk), open_store(node.config)
+        return TrailPorts(journal=wiring.journal(node), stream=stream, key_of=keys, store=store)
+
+    return opened
 
 
 def mint(number: int, *, kid: str = THREE[0].keyset.active.kid, sub: str = "alice") -> Mint:

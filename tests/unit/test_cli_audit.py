@@ -16,12 +16,10 @@ from keydist.cli.command import this_node
 from keydist.core.audit import Event, Place, What, mint_of, parse_entry
 from keydist.core.restart import Role
 from keydist.errors import BucketMissingError
-from keydist.services.read_trail import kept_keys
 from keydist.services.ship_trail import Shipper
-from keydist.wiring import TrailPorts
 from tests.fakes.memory_trail import MemoryTrail, MemoryTrailStream
 from tests.material import NOW, PLACE
-from tests.unit.audit_material import NODE, THREE, chained, event_of
+from tests.unit.audit_material import NODE, THREE, chained, event_of, opening
 from tests.unit.cli_node import CliNode
 
 OTHER = Place(cluster=PLACE.cluster, node="node-b")
@@ -35,13 +33,7 @@ class Auditing(CliNode):
         super().__init__(*arguments)
         self.trail = MemoryTrail()
         self.stream = MemoryTrailStream(self.trail)
-
-        def opened(node: Any) -> TrailPorts:  # noqa: ANN401
-            keys = kept_keys(node.disk)
-            store = self._open_store(node.config)
-            return TrailPorts(journal=wiring.journal(node), stream=self.stream, key_of=keys, store=store)
-
-        self._monkeypatch.setattr(wiring, "open_trail", opened)
+        self._monkeypatch.setattr(wiring, "open_trail", opening(self.stream, self._open_store))
 
     @property
     def journal(self) -> Any:  # noqa: ANN401

@@ -229,7 +229,6 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     "a time without its offset": ("--aud", "api", "--at", "2026-01-01T00:00:00"),
     "a time to come": ("--aud", "api", "--at", "+1d"),
     "an unknown option": ("--aud", "api", "--audience", "x"),
-    "an option that comes later": ("--aud", "api", "--in-audit"),
 }
 
 
