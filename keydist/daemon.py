@@ -249,16 +249,22 @@ class Daemon:
         return self._credentials
 
     def _count_start(self, node: Machine) -> Start:
-        """Return who this start is; where the disk takes no note of it, who this process was before, or a new one."""
+        """Return who this start is; where the disk takes no note of it, who this node was before, or a new one."""
         now, fresh = node.clock.now(), self._entropy.random(INSTANCE_HEX // 2).hex()
         try:
             start = node.disk.count_start(fresh, now=now)
         except KeydistError as exc:
             self._log.event("start-not-counted", level="warning", reason=exc)
-            before = self._start or Start(instance=fresh, number=0)
+            before = self._start or _last_start(node) or Start(instance=fresh, number=0)
             start = before._replace(number=max(before.number + 1, now))
         self._start = start
         return start
+
+
+def _last_start(node: Machine) -> Start | None:
+    with suppress(KeydistError):
+        return node.disk.last_start()
+    return None
 
 
 def _check_reload(before: Machine, found: Machine) -> None:

@@ -149,6 +149,10 @@ class KeysetDisk(Protocol):
         """
         ...
 
+    def last_start(self) -> Start | None:
+        """Return the last start that was counted; None where there is none, or none that can be read."""
+        ...
+
     def reset(self) -> bool:
         """Forget everything; tell whether there was anything."""
         ...

@@ -221,6 +221,12 @@ def test_each_start_has_a_higher_number_under_the_instance_of_the_first(open_dis
     assert starts == [Start(instance=FRESH, number=NOW + past) for past in range(3)]
 
 
+def test_the_last_start_is_known_without_counting_another(open_disk: Open) -> None:
+    assert open_disk().last_start() is None
+    counted = open_disk().count_start(FRESH, now=NOW)
+    assert [open_disk().last_start() for _ in range(2)] == [counted, counted]
+
+
 @pytest.mark.parametrize(
     ("now", "number"),
     [(NOW + 500, NOW + 500), (NOW, NOW + 1), (NOW - 500, NOW + 1)],

@@ -131,6 +131,9 @@ class MemoryKeysetDisk:
         self.folder.start = earlier._replace(number=max(earlier.number + 1, now))
         return self.folder.start
 
+    def last_start(self) -> Start | None:
+        return self.folder.start
+
     def reset(self) -> bool:
         self._fail_or_go_on()
         folder, empty = self.folder, MemoryFolder()

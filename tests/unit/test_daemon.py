@@ -414,7 +414,12 @@ async def test_a_start_that_the_disk_takes_no_note_of_is_no_other_instance(
         assert len(agent.events("start-not-counted")) == 1
         after = await counted(before.counter + (1 << 20) - 1000)
         assert after.instance == before.instance
-    assert agent.stop() == 0
+        assert agent.stop() == 0
+        again = host.start()
+        again.wait_for("READY=1")
+        assert len(again.events("start-not-counted")) == 1
+        assert (await counted(after.counter + (1 << 20) - 1000)).instance == before.instance
+    assert again.stop() == 0
 
 
 def test_many_hang_ups_and_a_stop_at_once_stop_it(install: Callable[..., Host]) -> None:

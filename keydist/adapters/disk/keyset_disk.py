@@ -202,13 +202,18 @@ class PosixKeysetDisk:
     def count_start(self, fresh: str, *, now: int) -> Start:
         """Count one more start; see `KeysetDisk`."""
         with self._locked() as root:
-            try:
-                earlier = parse_start(read_record(root, AGENT) or b"")
-            except MalformedError:
-                earlier = Start(instance=fresh, number=0)
+            earlier = _read_start(root) or Start(instance=fresh, number=0)
             start = earlier._replace(number=max(earlier.number + 1, now))
             root.replace(AGENT, format_start(start), mode=0o600)
             return start
+
+    def last_start(self) -> Start | None:
+        """Return the last start that was counted; see `KeysetDisk`."""
+        root = self._open(self._path)
+        if root is None:
+            return None
+        with root:
+            return _read_start(root)
 
     def reset(self) -> bool:
         """Forget everything that keydist keeps here; tell whether there was anything."""
@@ -303,3 +308,10 @@ class PosixKeysetDisk:
             rendered = PEM in runtime.names()
             runtime.remove(PEM)
         return rendered
+
+
+def _read_start(root: Directory) -> Start | None:
+    try:
+        return parse_start(read_record(root, AGENT) or b"")
+    except MalformedError:
+        return None
