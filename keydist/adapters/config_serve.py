@@ -11,9 +11,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from keydist.adapters.config_layers import nearest
+from keydist.adapters.config_entries import entries_of, members_of
 from keydist.adapters.config_schema import LISTEN, MAX_PORT, MAX_TEXT, duration_shape, kind_of, shown, text_of
-from keydist.adapters.config_yaml import printable
 from keydist.adapters.duration import format_duration
 from keydist.errors import ConfigError
 
@@ -75,23 +74,13 @@ def _is_ipv6(text: str) -> bool:
 
 def parse_rules(value: object) -> tuple[Rule, ...]:
     """Return the rules of a list of mappings. Raises `ConfigError`, counting entries from 1."""
-    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        found = "a list with something else in it" if isinstance(value, list) else kind_of(value)
-        raise ConfigError("is not a list of mappings", expected="a list of mappings, in the file", found=found)
-    if len(value) > MAX_RULES:
-        raise ConfigError("has too many entries", expected=f"at most {MAX_RULES}", found=str(len(value)))
-    rules = []
-    for number, entry in enumerate(value, start=1):
-        try:
-            rules.append(_parse_rule(entry))
-        except ConfigError as exc:
-            message = f"entry {number}: {exc.message}"
-            raise ConfigError(message, expected=exc.expected, found=exc.found, fix=exc.fix) from None
-    return tuple(rules)
+    return entries_of(
+        value, most=MAX_RULES, parse=_parse_rule, same=lambda rule: rule, again="says what an earlier one says"
+    )
 
 
 def _parse_rule(entry: Mapping[str, object]) -> Rule:
-    found = _members(entry, _RULE)
+    found = members_of(entry, _RULE)
     if not found.get("users") and not found.get("groups"):
         raise ConfigError("names nobody", expected="users, groups, or both", fix="name who may, or remove the rule")
     if "mint" not in found:
@@ -102,29 +91,11 @@ def _parse_rule(entry: Mapping[str, object]) -> Rule:
 def _parse_mint(value: object) -> MintRule:
     if not isinstance(value, dict):
         raise ConfigError("is not a mapping", expected=", ".join(_MINT), found=kind_of(value))
-    found = _members(value, _MINT)
+    found = members_of(value, _MINT)
     for name in ("subjects", "audiences"):
         if not found.get(name):
             raise ConfigError(f"{name} is missing", expected="a list of at least one pattern", fix="'*' stands for any")
     return MintRule(**found)
-
-
-def _members(entry: Mapping[str, object], known: Mapping[str, Callable[[object], object]]) -> dict[str, Any]:
-    """Return the parsed members of a mapping. Raises `ConfigError`, naming the member."""
-    parsed: dict[str, Any] = {}
-    for name, value in entry.items():
-        if name not in known:
-            near = nearest(name, known, cutoff=0.6)
-            fix = f"did you mean {near}?" if near else f"the keys known here are {', '.join(known)}"
-            raise ConfigError(f"unknown key {printable(name)}", fix=fix)
-        if value is None:
-            raise ConfigError(f"{name} is empty", expected="a value", fix="give it a value, or remove it")
-        try:
-            parsed[name] = known[name](value)
-        except ConfigError as exc:
-            message = f"{name} {exc.message}"
-            raise ConfigError(message, expected=exc.expected, found=exc.found, fix=exc.fix) from None
-    return parsed
 
 
 def _list_of(pattern: str, expected: str) -> Callable[[object], tuple[str, ...]]:
