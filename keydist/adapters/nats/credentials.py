@@ -42,14 +42,14 @@ def credential_options(server: Server) -> dict[str, Any]:
 
 def user_of(*, creds_file: str | None, nkey_file: str | None) -> str | None:
     """Return the public name of the user that the credentials are for; None without any, or where they do not say."""
-    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
-
     try:
         if creds_file is not None:
             token = _line_after(_read(creds_file, "nats.creds_file"), "BEGIN NATS USER JWT", creds_file)
             subject = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==")).get("sub")
             return subject if isinstance(subject, str) else None
         if nkey_file is not None:
+            import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
+
             pair = nkeys.from_seed(bytearray(_read(nkey_file, "nats.nkey_file").strip().encode("ascii")))
             name: str = pair.public_key.decode("ascii")
             pair.wipe()
