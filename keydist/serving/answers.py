@@ -75,37 +75,53 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise UsageError(exc.message, expected=exc.expected) from None
 
 
+class _Body:
+    """The body of one request, and whether some of it was not read yet."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = dict(scope["headers"])
+        self._receive = receive
+        self.is_left = not _BODY.isdisjoint(headers)
+        size = int(headers.get(b"content-length", MOST_BODY + 1))  # digits, as the server has checked
+        self._is_coming = size <= MOST_BODY and b"expect" not in headers
+
+    async def read(self) -> Any:  # noqa: ANN401 - ASGI's
+        """Receive one more message."""
+        message = await self._receive()
+        self.is_left = self.is_left and message.get("more_body", False)
+        return message
+
+    async def read_on(self) -> None:
+        """Read what is left where that is little: a client that still sends would only find its pipe broken."""
+        while self.is_left and self._is_coming:
+            await self.read()
+
+
 def guarded(app: App, log: Journal) -> App:
     """Return an application that fails with an answer, and leaves no connection open behind a body that nobody read."""
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        has_body = any(name in _BODY for name, _ in scope["headers"])
-        is_begun = False
-
-        async def read() -> Any:  # noqa: ANN401 - ASGI's
-            nonlocal has_body
-            message = await receive()
-            has_body = has_body and message.get("more_body", False)
-            return message
+        body, is_begun = _Body(scope, receive), False
 
         async def write(message: Any) -> None:  # noqa: ANN401 - ASGI's
             nonlocal is_begun
             if message["type"] == "http.response.start":
                 is_begun = True
-                if has_body:
+                await body.read_on()
+                if body.is_left:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:
             _check_head(scope)
-            await app(scope, read, write)
+            await app(scope, body.read, write)
         except ClientDisconnect:
             return
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, is told and answered
             if not isinstance(exc, RefusedRequest | KeydistError):
                 log.event("request-failed", level="error", reason=defect(exc, while_="a request was answered"))
             if not is_begun:
-                await failure(exc)(scope, read, write)
+                await failure(exc)(scope, body.read, write)
 
     return run
 

@@ -262,6 +262,17 @@ def test_a_body_that_nobody_reads_ends_the_connection(node: ServingNode) -> None
         assert b"connection: close" in got
 
 
+def test_a_small_body_is_taken_before_its_request_is_refused(node: ServingNode) -> None:
+    with node.raw() as slow:
+        slow.sendall(b"POST /v2/mint HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{")
+        slow.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            slow.recv(1)
+        slow.settimeout(10)
+        slow.sendall(b"}")
+        assert heard(slow).startswith(b"HTTP/1.1 404")
+
+
 def test_a_body_that_is_too_large_is_answered_before_it_is_sent(node: ServingNode) -> None:
     with node.raw() as large:
         large.sendall(b"POST /v1/mint HTTP/1.1\r\nHost: x\r\nContent-Length: 16385\r\nExpect: 100-continue\r\n\r\n")
