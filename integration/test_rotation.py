@@ -72,6 +72,7 @@ FOLLOWERS: Final = tuple(f"f-{number:02}" for number in range(20))
 _ENOUGH: Final = 2_000
 """Fewer JWTs verified by nodes say nothing."""
 _SERIES: Final = 3
+_PATIENCE: Final = 30
 _LATE: Final = 5 * PROPAGATION
 """Within so many seconds after a fault there must be a rotation again."""
 # Within so many seconds there must be no alarm left. Leaders that put a lost keyset back keep every retired key for its
@@ -281,16 +282,16 @@ def revoke(fleet: Fleet, watch: Watch, signer: Signer) -> tuple[str, list[float]
     assert watch.refusals(jwt) == {}
     running = fleet.members["lead-1"].node.start_command("key", "revoke", kid, "--reason", "a test", "--yes")
     refused: dict[str, float] = {}
-    deadline = time.monotonic() + LIFETIME
-    while len(refused) < len(FOLLOWERS) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _PATIENCE
+    while len(refused) < len(FOLLOWERS):
         found = watch.refusals(jwt)
-        assert set(found.values()) <= {"kid-revoked"}, found
-        for name in found:
+        assert set(found.values()) <= {"kid-revoked", "expired"}, found  # expired: on a machine that stood still
+        for name in [name for name, reason in found.items() if reason == "kid-revoked"]:
             refused.setdefault(name, time.time())
+        assert time.monotonic() < deadline, f"not revoked at: {sorted(set(FOLLOWERS) - set(refused))}"
         time.sleep(0.002)
     answer = running.answer()
     assert answer["revoked"] == [kid]
-    assert set(refused) == set(FOLLOWERS)
     envelope, at = asyncio.run(stored(fleet))
     is_its = parse_envelope(envelope).header.epoch == answer["epoch"]
     return jwt, [when - at for when in refused.values()] if is_its else []
