@@ -61,13 +61,14 @@ async def in_stream(stream: TrailStream, *, node: str | None) -> AsyncIterator[R
 async def in_journal(journal: TrailJournal, *, node: str) -> AsyncIterator[Read]:
     """Yield what a journal holds, up to the first record that is not behind the one before.
 
-    Raises the errors of `TrailJournal`.
+    `node` is whose it is; what a renamed node or a cloned directory wrote before stays under its name of then. Raises
+    the errors of `TrailJournal`.
     """
     link: Link | None = None
     while records := journal.read_after(link, most=_AT_ONCE):
         for raw in records:
             entry = _parsed(raw)
-            yield Read(node, raw, entry)
+            yield Read(node if entry is None else entry.place.node, raw, entry)
             if entry is None or not entry.follows(link):
                 return  # a damaged journal: behind this, places mean nothing
             link = entry.link
@@ -136,7 +137,7 @@ def compare(
     `shipped` is what the journal had noted before the stream was read. Raises the errors of `TrailJournal`.
     """
     links = found.chains if found is not None else {}
-    if shipped is not None:
+    if shipped is not None and _is_of(journal.find(shipped.chain, shipped.seq), node):
         there = links.get(shipped.chain)
         if there is None or there.seq < shipped.seq:
             return 0, _lost(node, shipped, there)
@@ -148,6 +149,12 @@ def compare(
     if there.seq > last.seq or (mine is not None and parse_entry(mine).link.hash != there.hash):
         return 0, _differs(node, last, there)
     return last.seq - there.seq, None
+
+
+def _is_of(raw: bytes | None, node: str) -> bool:
+    """Tell whether a record is this node's, and not what it wrote under another name."""
+    entry = None if raw is None else _parsed(raw)
+    return entry is None or entry.place.node == node
 
 
 def _differs(node: str, mine: Link, there: Link) -> BrokenTrailError:
