@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -94,6 +94,7 @@ class Found:
     chains: dict[str, Link]
     broken: BrokenTrailError | None = None
     latest: str = ""
+    lineages: set[str] = field(default_factory=set)
 
 
 async def check(
@@ -123,7 +124,9 @@ def _take(read: Read, found: Found, *, cluster: str, key_of: KeyOf, is_whole: bo
         place=Place(cluster=cluster, node=read.node),
         key_of=key_of,
         is_whole=is_whole,
+        lineages=found.lineages,
     )
+    found.lineages.add(checked.entry.lineage)
     found.chains[chain] = checked.entry.link
     found.latest = chain
     found.unproven += not checked.is_proven

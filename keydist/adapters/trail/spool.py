@@ -119,17 +119,19 @@ def fold_spools(runtime_dir: str, keep: Callable[[tuple[Mint, ...], int], bool])
             return
         stack.enter_context(folder)
         for name in folder.names():
-            if name.endswith(".spool"):
-                _fold(folder, name, keep)
+            if name.endswith(".spool") and not _fold(folder, name, keep):
+                return  # what keeps one back keeps all
 
 
-def _fold(folder: Directory, name: str, keep: Callable[[tuple[Mint, ...], int], bool]) -> None:
+def _fold(folder: Directory, name: str, keep: Callable[[tuple[Mint, ...], int], bool]) -> bool:
     with folder.locked(name) as given:
         if not given:
-            return  # somebody writes to it just now
+            return True  # somebody writes to it just now
         raw = folder.read(name, most=_MOST, private=True) or b""
-        if keep(*_parse(raw)):
+        is_kept = keep(*_parse(raw))
+        if is_kept:
             folder.remove(name)
+        return is_kept
 
 
 def _parse(raw: bytes) -> tuple[tuple[Mint, ...], int]:
