@@ -195,10 +195,10 @@ class Recorded(NamedTuple):
 async def find_mint(records: AsyncIterator[Read], sha256: bytes, *, cluster: str, key_of: KeyOf) -> Recorded | None:
     """Return the record of this cluster that tells of a JWT, by its SHA-256; None where none does.
 
-    A record whose signature is not its key's tells nothing. Whether the chain around it is whole, `check` says.
-    Raises the errors of who reads.
+    A record whose signature is not its key's tells nothing, and one that cannot be checked only where none can be.
+    Whether the chain around it is whole, `check` says. Raises the errors of who reads.
     """
-    needle = b64url_encode(sha256).encode()
+    needle, unproven = b64url_encode(sha256).encode(), None
     async for read in records:
         entry = read.entry
         if needle not in read.raw or entry is None or entry.place != Place(cluster=cluster, node=read.node):
@@ -206,5 +206,8 @@ async def find_mint(records: AsyncIterator[Read], sha256: bytes, *, cluster: str
         mint = next((mint for mint in entry.minted if mint.sha256 == sha256), None)
         if mint is not None:
             with suppress(BrokenTrailError):
-                return Recorded(entry, mint, is_proven(entry, key_of))
-    return None
+                found = Recorded(entry, mint, is_proven(entry, key_of))
+                if found.is_proven:
+                    return found
+                unproven = unproven or found
+    return unproven
