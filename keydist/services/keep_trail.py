@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ROUND_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 3600.0
+LOOK_SECONDS: Final = 3600.0
+"""So often an agent with nothing to ship sees whether the stream still has what it took."""
 _LONGEST_PAUSE: Final = 300.0
 _SHIP_SECONDS: Final = 60.0
 MOST_WAITING: Final = 64 * 1024 * 1024
@@ -138,10 +140,11 @@ class Keeper:
             self._minting.fold(self._keep)  # behind the record of the keyset that they are signed with
 
     def _is_due(self) -> bool:
+        is_time = self._clock.monotonic() >= self._ship_at
         if self._failure is not None:
-            return self._clock.monotonic() >= self._ship_at
+            return is_time
         mark, before = self._journal.mark(), self._mark
-        return mark is not None and mark != before
+        return mark is not None and (is_time or mark != before)
 
     async def _ship(self, shipper: Shipper) -> None:
         mark = self._journal.mark()
@@ -162,6 +165,7 @@ class Keeper:
             if self._failure is not None:
                 self._log.event("audit-shipped")
             self._failure, self._failing_since, self._mark = None, None, mark
+            self._ship_at = self._clock.monotonic() + LOOK_SECONDS
             self._pauses.reset()
 
     def _note_found(self) -> None:

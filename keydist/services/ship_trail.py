@@ -34,7 +34,10 @@ class Shipper:
         self._at: tuple[Link | None, int] | None = None
 
     async def ship(self) -> None:
-        """Publish everything that the stream does not have. Raises the errors of both ports, `BrokenTrailError`."""
+        """Publish everything that the stream does not have. Raises the errors of both ports, `BrokenTrailError`.
+
+        Where nothing new waits, that the stream still has what it took is looked at.
+        """
         for tries in range(_TRIES, 0, -1):
             try:
                 await self._ship()
@@ -50,7 +53,9 @@ class Shipper:
 
     async def _ship(self) -> None:
         at, self._at = self._at, None
-        link, sequence = at or await self._where()
+        if at is None or not await asyncio.to_thread(self._journal.read_after, at[0], most=1):
+            at = await self._where()
+        link, sequence = at
         while records := await asyncio.to_thread(self._journal.read_after, link, most=_AT_ONCE):
             taken: Link | None = None
             for record in records:

@@ -16,7 +16,7 @@ from keydist.core.audit import Entry, parse_entry
 from keydist.core.restart import Role
 from keydist.errors import AuditBehindError, BrokenTrailError, DiskError, InternalError, KeydistError, UnsafeFileError
 from keydist.services import keep_trail
-from keydist.services.keep_trail import LATE_SECONDS, ROUND_SECONDS, Keeper, Minting
+from keydist.services.keep_trail import LATE_SECONDS, LOOK_SECONDS, ROUND_SECONDS, Keeper, Minting
 from keydist.services.ship_trail import Shipper
 from tests.fakes.clock import VirtualClock
 from tests.fakes.entropy import NumberedEntropy
@@ -313,3 +313,14 @@ async def test_what_was_recorded_of_a_file_that_was_not_kept_whole_is_not_record
     assert world.codes() == []
     assert [one.jti for entry in world.entries() for one in entry.minted] == [str(number) for number in range(600)]
     assert not list((world.runtime / "audit-mints").iterdir())
+
+
+async def test_a_stream_that_went_is_seen_within_an_hour_although_nothing_happens(world: World) -> None:
+    world.keeper.changed(ONE)
+    await world.turns(5)
+    world.trail.records.clear()
+    await world.turns(50)
+    assert world.trail.of(NODE.node) == []
+    world.clock.advance(LOOK_SECONDS)
+    await world.turns(1)
+    assert world.trail.of(NODE.node) == list(world.journal.read_after(None, most=9)) != []
