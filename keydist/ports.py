@@ -195,7 +195,7 @@ class TrailJournal(Protocol):
         ...
 
     def last(self) -> Link | None:
-        """Return the last record's link; None where there is none that can be read."""
+        """Return the last record's link; None where there is none that can be read, or it is another node's."""
         ...
 
     def read_after(self, shipped: Link | None, *, most: int) -> tuple[bytes, ...]:

@@ -168,9 +168,13 @@ async def in_audit(node: Machine, jwt: str) -> Recorded | None:
     try:
         mine = in_journal(ports.journal, node=node.config.node)
         found = await find_mint(mine, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of)
-        if found is None:
+        if found is None or not found.is_proven:
             everybody = in_stream(ports.stream, node=None)
-            found = await find_mint(everybody, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of)
+            try:
+                found = await find_mint(everybody, jwt_hash(jwt), cluster=cluster, key_of=ports.key_of) or found
+            except KeydistError:
+                if found is None:
+                    raise
         return found
     finally:
         await ports.store.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from keydist.core.audit import Entry
     from keydist.services.read_trail import Read
     from keydist.wiring import Machine, TrailPorts
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.,:@/+-]+", re.ASCII)
 
 
 def audit(
@@ -104,7 +107,9 @@ def _line(entry: Entry) -> str:
 
 
 def _value(fact: object) -> str:
-    return ",".join(fact) if isinstance(fact, tuple) else str(fact)
+    """Return a fact as text; in quotes where it could pass for another fact, or for who did it."""
+    text = ",".join(fact) if isinstance(fact, tuple) else str(fact)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 # --- checking -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -47,6 +47,7 @@ _MAX_FACTS: Final = 16
 _MAX_LIST: Final = 64
 _MAX_MINTS: Final = 512
 _MAX_SIGNATURE: Final = 1024
+_LOOK_BACK: Final = 64
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _WORD: Final = re.compile(r"[a-z][a-z_-]{0,31}", re.ASCII)
 _MEMBERS: Final = (
@@ -153,6 +154,23 @@ class Entry:
     def follows(self, link: Link | None) -> bool:
         """Tell whether it may stand behind a record in a journal: as the next of its chain, or in another chain."""
         return link is None or self.chain != link.chain or self.seq == link.seq + 1
+
+
+def told(last: Link | None, find: Callable[[str, int], bytes | None]) -> Entry | None:
+    """Return the last record of a chain that tells of more than JWTs; None where none is near that can be read.
+
+    `find` returns the record of a chain by its number.
+    """
+    if last is None:
+        return None
+    for seq in range(last.seq, max(0, last.seq - _LOOK_BACK), -1):
+        try:
+            entry = parse_entry(find(last.chain, seq) or b"")
+        except MalformedError:
+            return None
+        if entry.what != What.MINTED:
+            return entry
+    return None
 
 
 # --- writing ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ key that it names. A record by a key that is not at hand is linked, but not prov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core import crypto
@@ -39,11 +39,20 @@ class Checked(NamedTuple):
     is_proven: bool
 
 
-def check_next(raw: bytes, before: Link | None, *, place: Place, key_of: KeyOf, is_whole: bool = True) -> Checked:
+def check_next(
+    raw: bytes,
+    before: Link | None,
+    *,
+    place: Place,
+    key_of: KeyOf,
+    is_whole: bool = True,
+    lineages: Collection[str] = (),
+) -> Checked:
     """Return a record that is the next one of its chain. Raises `BrokenTrailError`, which names the link.
 
     `before` is the record before it in its chain, None where it is the first: then, where the chain `is_whole`, it
-    must be the first that was ever written.
+    must be the first that was ever written. `lineages` are those that the node was in before: a process that has not
+    seen yet that a person took another one may tell of the old one behind that.
     """
     entry = _parsed(raw, before, place)
     expected = (before.seq if before else 0) + 1
@@ -56,7 +65,7 @@ def check_next(raw: bytes, before: Link | None, *, place: Place, key_of: KeyOf, 
         raise _broken(
             place, entry.seq, "wrong-prev", "it is not linked to the record before it: one of them was replaced"
         )
-    if before is not None and entry.lineage != before.lineage and entry.what not in ANEW:
+    if before is not None and entry.lineage not in (before.lineage, *lineages) and entry.what not in ANEW:
         raise _broken(
             place,
             entry.seq,

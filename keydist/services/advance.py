@@ -76,9 +76,10 @@ async def advance(
     back = await node.observe(local, from_leader=True)
     if back.accepted is None or back.envelope != envelope:
         raise _not_written(back, lost)
-    done = _installed(node, local, back, back.accepted.held)
-    node.audit.note(Event(what=What.EPOCH, held=done.held, how="written", facts=change(held, done.held)))
-    return done
+    new = back.accepted.held
+    # Every other node takes it from now on: who wrote it is told even where it cannot be installed here.
+    node.audit.note(Event(what=What.EPOCH, held=new, how="written", facts=change(held, new)))
+    return _installed(node, local, back, new)
 
 
 def _sealed(keyset: Keyset, held: Held, node: Node, entropy: Entropy, token: BootstrapToken | None) -> bytes:

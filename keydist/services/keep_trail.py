@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.audit import Event, What, change
+from keydist.core.audit import Event, What, change, told
 from keydist.errors import AuditBehindError, KeydistError, TrustError
 from keydist.services.defect import defect
 from keydist.services.pace import Backoff
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ROUND_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 3600.0
+LOOK_SECONDS: Final = 3600.0
+"""So often an agent with nothing to ship sees whether the stream still has what it took."""
 _LONGEST_PAUSE: Final = 300.0
 _SHIP_SECONDS: Final = 60.0
 MOST_WAITING: Final = 64 * 1024 * 1024
@@ -71,6 +73,7 @@ class Keeper:
         self._held: Held | None = None
         self._looks = 0
         self._left_out = 0
+        self._partly: set[bytes] = set()  # recorded out of a file that is not kept whole yet
         self._failure: KeydistError | None = None
         self._failing_since: float | None = None
         self._mark: object = _NEVER
@@ -133,14 +136,15 @@ class Keeper:
     def _write(self) -> None:
         self.auditor.retry()
         self._note_found()
-        if self._minting is not None and self._held is not None:
-            self._minting.fold(self._keep)
+        if self._minting is not None and self._held is not None and not self._looks:
+            self._minting.fold(self._keep)  # behind the record of the keyset that they are signed with
 
     def _is_due(self) -> bool:
+        is_time = self._clock.monotonic() >= self._ship_at
         if self._failure is not None:
-            return self._clock.monotonic() >= self._ship_at
+            return is_time
         mark, before = self._journal.mark(), self._mark
-        return mark is not None and mark != before
+        return mark is not None and (is_time or mark != before)
 
     async def _ship(self, shipper: Shipper) -> None:
         mark = self._journal.mark()
@@ -161,6 +165,7 @@ class Keeper:
             if self._failure is not None:
                 self._log.event("audit-shipped")
             self._failure, self._failing_since, self._mark = None, None, mark
+            self._ship_at = self._clock.monotonic() + LOOK_SECONDS
             self._pauses.reset()
 
     def _note_found(self) -> None:
@@ -169,7 +174,8 @@ class Keeper:
         if held is None or not self._looks:
             return
         last = self._journal.last()
-        if last is not None and last.digest == held.digest:
+        before = told(last, self._journal.find)  # JWTs may stand between, by the keyset of before
+        if held.digest in {one.digest for one in (last, before) if one is not None}:
             self._looks = 0
             return
         self._looks -= 1
@@ -186,10 +192,14 @@ class Keeper:
             return True
         left_out += self._left_out
         facts: Facts = {"left_out": left_out} if left_out else {}
-        groups = list(minting.batches(mints)) or [()]
-        for group in groups if mints or left_out else ():
-            self.auditor.note(Event(what=What.MINTED, held=held, facts=facts, minted=group))
+        rest = tuple(mint for mint in mints if mint.sha256 not in self._partly)
+        groups = list(minting.batches(rest)) or [()]
+        for number, group in enumerate(groups if rest or left_out else (), 1):
+            said = facts if number == len(groups) else {}  # once: with what makes the file kept
+            self.auditor.note(Event(what=What.MINTED, held=held, facts=said, minted=group))
             if self._trouble is not None:
                 return False
-            facts, self._left_out = {}, 0
+            self._partly.update(mint.sha256 for mint in group)
+        self._left_out = 0
+        self._partly.difference_update(mint.sha256 for mint in mints)
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -61,13 +61,14 @@ async def in_stream(stream: TrailStream, *, node: str | None) -> AsyncIterator[R
 async def in_journal(journal: TrailJournal, *, node: str) -> AsyncIterator[Read]:
     """Yield what a journal holds, up to the first record that is not behind the one before.
 
-    Raises the errors of `TrailJournal`.
+    `node` is whose it is; what a renamed node or a cloned directory wrote before stays under its name of then. Raises
+    the errors of `TrailJournal`.
     """
     link: Link | None = None
     while records := journal.read_after(link, most=_AT_ONCE):
         for raw in records:
             entry = _parsed(raw)
-            yield Read(node, raw, entry)
+            yield Read(node if entry is None else entry.place.node, raw, entry)
             if entry is None or not entry.follows(link):
                 return  # a damaged journal: behind this, places mean nothing
             link = entry.link
@@ -93,6 +94,7 @@ class Found:
     chains: dict[str, Link]
     broken: BrokenTrailError | None = None
     latest: str = ""
+    lineages: set[str] = field(default_factory=set)
 
 
 async def check(
@@ -122,7 +124,9 @@ def _take(read: Read, found: Found, *, cluster: str, key_of: KeyOf, is_whole: bo
         place=Place(cluster=cluster, node=read.node),
         key_of=key_of,
         is_whole=is_whole,
+        lineages=found.lineages,
     )
+    found.lineages.add(checked.entry.lineage)
     found.chains[chain] = checked.entry.link
     found.latest = chain
     found.unproven += not checked.is_proven
@@ -136,7 +140,7 @@ def compare(
     `shipped` is what the journal had noted before the stream was read. Raises the errors of `TrailJournal`.
     """
     links = found.chains if found is not None else {}
-    if shipped is not None:
+    if shipped is not None and _is_of(journal.find(shipped.chain, shipped.seq), node):
         there = links.get(shipped.chain)
         if there is None or there.seq < shipped.seq:
             return 0, _lost(node, shipped, there)
@@ -148,6 +152,12 @@ def compare(
     if there.seq > last.seq or (mine is not None and parse_entry(mine).link.hash != there.hash):
         return 0, _differs(node, last, there)
     return last.seq - there.seq, None
+
+
+def _is_of(raw: bytes | None, node: str) -> bool:
+    """Tell whether a record is this node's, and not what it wrote under another name."""
+    entry = None if raw is None else _parsed(raw)
+    return entry is None or entry.place.node == node
 
 
 def _differs(node: str, mine: Link, there: Link) -> BrokenTrailError:
@@ -185,10 +195,10 @@ class Recorded(NamedTuple):
 async def find_mint(records: AsyncIterator[Read], sha256: bytes, *, cluster: str, key_of: KeyOf) -> Recorded | None:
     """Return the record of this cluster that tells of a JWT, by its SHA-256; None where none does.
 
-    A record whose signature is not its key's tells nothing. Whether the chain around it is whole, `check` says.
-    Raises the errors of who reads.
+    A record whose signature is not its key's tells nothing, and one that cannot be checked only where none can be.
+    Whether the chain around it is whole, `check` says. Raises the errors of who reads.
     """
-    needle = b64url_encode(sha256).encode()
+    needle, unproven = b64url_encode(sha256).encode(), None
     async for read in records:
         entry = read.entry
         if needle not in read.raw or entry is None or entry.place != Place(cluster=cluster, node=read.node):
@@ -196,5 +206,8 @@ async def find_mint(records: AsyncIterator[Read], sha256: bytes, *, cluster: str
         mint = next((mint for mint in entry.minted if mint.sha256 == sha256), None)
         if mint is not None:
             with suppress(BrokenTrailError):
-                return Recorded(entry, mint, is_proven(entry, key_of))
-    return None
+                found = Recorded(entry, mint, is_proven(entry, key_of))
+                if found.is_proven:
+                    return found
+                unproven = unproven or found
+    return unproven

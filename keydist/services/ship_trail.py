@@ -15,6 +15,7 @@ from keydist.core.restart import Role
 from keydist.errors import BrokenTrailError, BucketMissingError, ConflictError, MalformedError
 
 if TYPE_CHECKING:
+    from keydist.core.audit import Entry
     from keydist.ports import TrailJournal, TrailStream
 
 _AT_ONCE: Final = 64
@@ -33,7 +34,10 @@ class Shipper:
         self._at: tuple[Link | None, int] | None = None
 
     async def ship(self) -> None:
-        """Publish everything that the stream does not have. Raises the errors of both ports, `BrokenTrailError`."""
+        """Publish everything that the stream does not have. Raises the errors of both ports, `BrokenTrailError`.
+
+        Where nothing new waits, that the stream still has what it took is looked at.
+        """
         for tries in range(_TRIES, 0, -1):
             try:
                 await self._ship()
@@ -49,17 +53,23 @@ class Shipper:
 
     async def _ship(self) -> None:
         at, self._at = self._at, None
-        link, sequence = at or await self._where()
+        if at is None or not await asyncio.to_thread(self._journal.read_after, at[0], most=1):
+            at = await self._where()
+        link, sequence = at
         while records := await asyncio.to_thread(self._journal.read_after, link, most=_AT_ONCE):
+            taken: Link | None = None
             for record in records:
-                link = self._behind(link, record)
-                sequence = await self._stream.publish(self._node, record, after=sequence)
-            if link is not None:
-                await asyncio.to_thread(self._journal.note_shipped, link)
+                entry = self._behind(link, record)
+                link = entry.link
+                if entry.place.node == self._node:  # the rest is from before a node was renamed or cloned
+                    sequence = await self._stream.publish(self._node, record, after=sequence)
+                    taken = link
+            if taken is not None:
+                await asyncio.to_thread(self._journal.note_shipped, taken)
         self._at = link, sequence
 
-    def _behind(self, link: Link | None, record: bytes) -> Link:
-        """Return the link of a record of the journal that is to stand behind another."""
+    def _behind(self, link: Link | None, record: bytes) -> Entry:
+        """Return a record of the journal that is to stand behind another."""
         expected = link.seq + 1 if link is not None else 1
         try:
             entry = parse_entry(record)
@@ -67,7 +77,7 @@ class Shipper:
             raise self._damaged(expected, exc.message) from exc
         if not entry.follows(link):
             raise self._damaged(expected, f"record {entry.seq} stands there")
-        return entry.link
+        return entry
 
     def _damaged(self, seq: int, what: str) -> BrokenTrailError:
         return BrokenTrailError(

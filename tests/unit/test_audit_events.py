@@ -10,9 +10,10 @@ import pytest
 from keydist.adapters.retry import TenacityRetry
 from keydist.core.accept import Held
 from keydist.core.audit import Link, compose
+from keydist.core.local import Local
 from keydist.core.restart import InStore, Role
 from keydist.core.strict import b64url_encode
-from keydist.errors import KeydistError
+from keydist.errors import DiskError, KeydistError
 from keydist.services.bootstrap import bootstrap
 from keydist.services.change import set_policy
 from keydist.services.node import Node
@@ -150,6 +151,19 @@ async def test_an_epoch_that_was_not_written_is_not_told() -> None:
     with pytest.raises(KeydistError):
         await revoke(command(), one.local, kids=None, reason="x")  # type: ignore[arg-type]
     assert audit.events == []
+
+
+async def test_an_epoch_that_was_written_and_cannot_be_installed_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = RecordingAuditor()
+    one, command = operator(audit)
+
+    def full(_disk: MemoryKeysetDisk, _new: Held, *, based_on: Local, now: int) -> None:
+        raise DiskError(f"the disk is full at {now}", found=str(based_on.held is None))
+
+    monkeypatch.setattr(MemoryKeysetDisk, "install", full)
+    with pytest.raises(DiskError):
+        await revoke(command(), one.local, kids=None, reason="x")  # type: ignore[arg-type]
+    assert audit.told() == [("epoch", "written", 2)]
 
 
 async def test_what_a_person_puts_back_or_resolves_is_told() -> None:

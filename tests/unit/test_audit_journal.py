@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from keydist.adapters.trail import journal as module
 from keydist.adapters.trail.auditor import JournalAuditor
 from keydist.adapters.trail.journal import FileJournal
 from keydist.core.audit import Event, Facts, Link, What, parse_entry
-from keydist.errors import BusyError, DiskError, InternalError, KeydistError, UnsafeFileError
+from keydist.errors import BusyError, DiskError, InternalError, KeydistError, MalformedError, UnsafeFileError
 from tests.fakes.clock import VirtualClock
 from tests.fakes.entropy import NumberedEntropy
 from tests.fakes.faulty_system import FaultySystem
@@ -236,3 +237,30 @@ def test_the_same_refusal_is_noted_once(state: Path) -> None:
     auditor.note(event_of(TWO))
     auditor.note(event_of(TWO, What.REFUSED))
     assert [parse_entry(raw).epoch for raw in kept.read_after(None, most=9)] == [1, 2, 2, 2]
+
+
+def test_a_refusal_is_noted_once_whatever_was_minted_between(state: Path) -> None:
+    kept = journal(state)
+    auditor = JournalAuditor(kept, VirtualClock(), lambda: WHO, lambda _: None)
+    for _ in range(3):
+        auditor.note(event_of(ONE, What.REFUSED))
+        auditor.note(Event(what=What.MINTED, held=ONE))
+    assert [parse_entry(raw).what for raw in kept.read_after(None, most=9)] == ["refused", *["minted"] * 3]
+
+
+def test_what_waits_is_not_pushed_out_by_jwts_nor_kept_back_by_what_no_reader_takes(state: Path) -> None:
+    told: list[KeydistError | None] = []
+    kept = journal(state)
+    auditor = JournalAuditor(kept, VirtualClock(), lambda: WHO, told.append)
+    auditor.note(replace(event_of(ONE), how="x" * 300))
+    assert [type(trouble) for trouble in told] == [MalformedError]
+    (state / "audit").chmod(0o777)
+    for _ in range(256):
+        auditor.note(event_of(TWO))
+    for _ in range(3):
+        auditor.note(Event(what=What.MINTED, held=TWO))
+    assert type(told[-1]) is UnsafeFileError
+    (state / "audit").chmod(0o700)
+    auditor.retry()
+    assert told.pop() is None
+    assert [parse_entry(raw).what for raw in kept.read_after(None, most=999)] == ["epoch"] * 256

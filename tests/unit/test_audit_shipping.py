@@ -13,6 +13,7 @@ from keydist.core.audit import Event, Link, Place, What, parse_entry
 from keydist.core.audit_chain import check_next
 from keydist.core.restart import Role
 from keydist.errors import BrokenTrailError, BucketMissingError, ConflictError, KeydistError, StoreTimeoutError
+from keydist.services.read_trail import check, compare, in_journal, in_stream
 from keydist.services.ship_trail import Shipper
 from tests.fakes.entropy import NumberedEntropy
 from tests.fakes.faulty_system import FaultySystem
@@ -71,7 +72,7 @@ async def test_everything_is_shipped_once_and_in_order(node: Node) -> None:
     noted = node.journal.shipped()
     assert noted is not None
     assert noted.seq == 72
-    assert node.stream.calls.count("last") == 1
+    assert node.stream.calls.count("last") == 2  # at first, and with nothing to ship
 
 
 @pytest.mark.parametrize("fault", Fault)
@@ -153,6 +154,9 @@ async def test_a_stream_that_lost_everything_gets_it_again(node: Node) -> None:
     node.trail.records.clear()
     node.write(1)
     await node.shipper.ship()
+    assert node.shipped() == [1, 2, 3, 4]
+    del node.trail.records[2:]
+    await node.shipper.ship()  # although nothing new happened
     assert node.shipped() == [1, 2, 3, 4]
 
 
@@ -237,3 +241,30 @@ async def test_records_that_are_gone_from_the_journal_are_not_missed(node: Node)
 def test_an_event_of_the_agents_own_is_signed_by_the_key_in_use() -> None:
     (raw,) = chained([Event(what=What.FOUND, held=THREE[1])])
     assert parse_entry(raw).kid == THREE[1].keyset.active.kid
+
+
+async def test_a_node_of_another_name_begins_a_chain_and_ships_nothing_of_the_old_one(node: Node) -> None:
+    """A rename in the configuration, and a machine that was cloned with its state directory."""
+    node.write(70)
+    await node.shipper.ship()
+    node.write(70)  # not shipped before the name changed
+    renamed = Place(cluster=NODE.cluster, node="node-z")
+    journal = FileJournal(str(node.state), renamed, NumberedEntropy("z"), system=FaultySystem())
+    assert journal.last() is None
+    journal.append(event_of(ONE), at=NOW, who=WHO)
+    shipper = Shipper(journal, node.stream, node="node-z", role=Role.FOLLOWER)
+    stream = in_stream(node.stream, node="node-z")
+    assert compare(journal, journal.shipped(), None, node="node-z") == (1, None)
+    await shipper.ship()
+    journal.append(event_of(ONE), at=NOW, who=WHO)
+    await shipper.ship()
+    assert [parse_entry(raw).seq for raw in node.trail.of("node-z")] == [1, 2]
+    assert len(node.trail.of(NODE.node)) == 70
+    found = await check(stream, cluster=NODE.cluster, key_of=key_of)
+    assert (found["node-z"].records, found["node-z"].broken) == (2, None)
+    assert compare(journal, journal.shipped(), found["node-z"], node="node-z") == (0, None)
+    mine = await check(in_journal(journal, node="node-z"), cluster=NODE.cluster, key_of=key_of)
+    assert {name: (one.records, one.broken) for name, one in mine.items()} == {
+        NODE.node: (140, None),
+        "node-z": (2, None),
+    }

@@ -172,3 +172,22 @@ def test_a_record_takes_any_group_of_jwts(sub: str) -> None:
         assert len(raw) <= MAX_RECORD
         assert parse_entry(raw).minted == group
     assert list(batches(())) == []
+
+
+def test_without_an_agent_later_processes_share_the_files_of_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FILES", 2)
+    spools = [MintSpool(str(tmp_path / "run")) for _ in range(5)]
+    for number in range(10):
+        spools[number % 5].minted(mint(number))
+    assert len(names(tmp_path / "run")) == 2
+    assert sorted(folded(tmp_path / "run")[0]) == [str(number) for number in range(10)]
+    spools[4].minted(mint(10))
+    spools[3].minted(mint(11))
+    monkeypatch.setattr(module, "FILE_BYTES", 2)
+    spools[2].minted(mint(12))  # where there is no room in any
+    assert sorted(folded(tmp_path / "run")[0]) == ["10", "11"]
+    monkeypatch.undo()
+    spools[2].minted(mint(13))
+    assert folded(tmp_path / "run") == (["13"], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_what_was_minted_and_what_is_no_record_are_shown(node: Auditing) -> None
     assert "sub='al\\x1b[2J'" in answer.out.splitlines()[3]
     assert "\x1b" not in answer.out + answer.err
     assert "node node-b: something that is no record" in answer.err
+
+
+def test_no_fact_passes_for_who_did_it(node: Auditing) -> None:
+    event = event_of(THREE[2])
+    forged = replace(event, facts={"reason": 'lost  by uid=0 user="root', "token": "df82c19be3"})
+    node.journal.append(forged, at=NOW, who={"uid": 7, "program": "key revoke"})
+    node.ship()
+    line = node.run("audit").out.splitlines()[3]
+    said = r'''reason="lost  by uid=0 user=\"root" token=df82c19be3  by uid=7 program="key revoke"'''
+    assert line.endswith(said)
 
 
 # --- checking -----------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from keydist import wiring
+from keydist.core.accept import Held
 from keydist.core.audit import Event, Link, Place, What, compose, mint_of
 from keydist.core.jws import parse_compact
 from keydist.errors import UnreachableError
 from tests.fakes.memory_trail import MemoryTrail, MemoryTrailStream
-from tests.material import NOW, PLACE
+from tests.material import NOW, PLACE, first
 from tests.unit.audit_material import CHAIN, WHO, opening
 from tests.unit.jwt_node import ISSUER, JwtNode, key_of, signed
 
@@ -29,11 +30,11 @@ class Recording(JwtNode):
         self.stream = MemoryTrailStream(self.trail)
         monkeypatch.setattr(wiring, "open_trail", opening(self.stream, self._open_store))
 
-    def record(self, jwt: str, *, by: Place = ELSEWHERE, altered: bool = False) -> None:
+    def record(self, jwt: str, *, by: Place = ELSEWHERE, altered: bool = False, held: Held | None = None) -> None:
         """Let a node have recorded a JWT."""
         parsed = parse_compact(jwt)
         minted = mint_of(jwt, json.loads(parsed.payload), parsed.header.kid)
-        event = Event(what=What.MINTED, held=self.held, minted=(minted,))
+        event = Event(what=What.MINTED, held=held or self.held, minted=(minted,))
         raw = compose(event, by, Link(chain=CHAIN), at=NOW, who=WHO)
         self.trail.put(by.node, raw.replace(b'"alice"', b'"mallory"') if altered else raw)
 
@@ -77,6 +78,14 @@ def test_a_record_by_a_key_that_this_node_never_held_cannot_be_told(node: Record
     (node.state / "public" / f"{node.held.keyset.active.kid}.jwk").unlink()
     answer = node.verify(jwt, *OPTIONS)
     assert (answer.code, answer.json["error"]["code"]) == (75, "unavailable")
+
+
+def test_a_record_that_cannot_be_checked_hides_none_that_can(node: Recording) -> None:
+    jwt = node.jwt
+    node.record(jwt, held=first("other ", lineage="33" * 16))
+    assert node.verify(jwt, *OPTIONS).code == 75
+    node.record(jwt)
+    assert node.verify(jwt, *OPTIONS).code == 0
 
 
 def test_a_trail_that_cannot_be_read_is_no_verdict(node: Recording, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from keydist.core.audit import (
     mint_of,
     parse_entry,
     parse_mint,
+    told,
 )
 from keydist.core.audit_chain import Verifying, check_next, describe_head
 from keydist.core.jwk import parse_public_jwk, public_jwk
@@ -260,3 +261,32 @@ def test_a_record_that_says_how_may_tell_of_another_lineage(what: What) -> None:
     other = first("other ", lineage=OTHER_LINEAGE)
     records = [RECORDS[0], *chained([event_of(other, what)], link=parse_entry(RECORDS[0]).link)]
     assert check(records, keys=lambda _: None).lineage == OTHER_LINEAGE
+
+
+def test_who_has_not_seen_yet_that_a_person_took_another_lineage_may_tell_of_the_old_one() -> None:
+    """An agent with JWTs to record, beside `store resolve` or `store restore`."""
+    other = first("other ", lineage=OTHER_LINEAGE)
+    events = [event_of(ONE), event_of(other, What.RESOLVED), event_of(ONE, What.MINTED), event_of(other, What.MINTED)]
+    link: Link | None = None
+    known: set[str] = set()
+    for raw in chained(events):
+        link = check_next(raw, link, place=NODE, key_of=lambda _: None, lineages=known).entry.link
+        known.add(link.lineage)
+    third = first("third ", lineage="33" * 16)
+    with pytest.raises(BrokenTrailError, match="another lineage"):
+        check_next(chained([event_of(third)], link=link)[0], link, place=NODE, key_of=lambda _: None, lineages=known)
+
+
+def test_of_a_chain_the_last_record_that_tells_of_more_than_jwts() -> None:
+    records = dict(enumerate(chained([event_of(ONE), event_of(TWO), *[event_of(TWO, What.MINTED)] * 70]), 1))
+    links = {seq: parse_entry(raw).link for seq, raw in records.items()}
+
+    def epoch(seq: int, found: dict[int, bytes] = records) -> int | None:
+        entry = told(links[seq], lambda _, number: found.get(number))
+        return None if entry is None else entry.epoch
+
+    assert told(None, lambda *_: None) is None
+    assert [epoch(seq) for seq in (1, 2, 3, 65, 66, 72)] == [1, 2, 2, 2, None, None]
+    assert epoch(4, {4: records[4]}) is None
+    assert epoch(4, {4: b"junk"}) is None
+    assert told(links[3]._replace(seq=1), lambda *_: records[5]) is None

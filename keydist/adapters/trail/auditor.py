@@ -6,8 +6,8 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.audit import What, parse_entry
-from keydist.errors import InternalError, KeydistError
+from keydist.core.audit import What, told
+from keydist.errors import InternalError, KeydistError, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +41,15 @@ class JournalAuditor:
     def note(self, event: Event) -> None:
         """Write one record; see `Auditor`."""
         with self._lock:
+            is_minted = event.what is What.MINTED  # JWTs wait where they came from, and push nothing out
+            if is_minted and self._waiting:
+                self._write_all()
+            if is_minted and self._waiting:
+                return
             self._waiting.append((event, self._clock.now()))
             self._write_all()
-            if event.what is What.MINTED and self._waiting and self._waiting[-1][0] is event:
-                self._waiting.pop()  # it waits where it came from
+            if is_minted:
+                self._waiting.clear()
 
     def retry(self) -> None:
         """Write what could not be written before; see `Auditor`."""
@@ -61,6 +66,8 @@ class JournalAuditor:
                     self._journal.append(event, at=at, who=self._who())
             except KeydistError as exc:
                 trouble = exc
+                if isinstance(exc, MalformedError):
+                    self._waiting.popleft()  # no reader would take it, now or later
                 break
             except Exception as exc:  # noqa: BLE001 - a defect here must not stop what it would tell of
                 trouble = InternalError(
@@ -74,8 +81,6 @@ class JournalAuditor:
         self._told(trouble)
 
     def _is_told(self, event: Event) -> bool:
-        """Tell whether the last record says the same: a node that is started over and over says it once."""
-        link = self._journal.last()
-        raw = self._journal.find(link.chain, link.seq) if link is not None else None
-        entry = parse_entry(raw) if raw is not None else None
+        """Tell whether the last record but for JWTs says the same: a node that starts over and over says it once."""
+        entry = told(self._journal.last(), self._journal.find)
         return entry is not None and entry.what == event.what.value and entry.facts == event.facts

@@ -2,7 +2,8 @@
 
 A file's name says which chain and from which record on: `<number>-<chain>-<seq>.jsonl`. Whoever appends holds the
 lock, reads the last record and links to it. A line that a crash left without its end was never a record: it goes at
-the next append. Where the last line cannot be read otherwise, it stays for who looks into it, and a new chain begins.
+the next append. Where the last line cannot be read otherwise, it stays for who looks into it, and a new chain begins;
+so it does behind the record of another node, which is what a renamed node or a cloned state directory has.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _File(NamedTuple):
 
 
 class _End(NamedTuple):
-    """The end of the journal: its last file, what it holds of whole lines, whether more, and the last record."""
+    """The end of a journal: its last file, what that holds of whole lines, if more, and the last record if ours."""
 
     file: _File | None
     whole: bytes
@@ -81,7 +82,7 @@ class FileJournal:
     def append(self, event: Event, *, at: int, who: Facts) -> None:
         """Write the record of an event; see `TrailJournal`."""
         with self._locked() as folder:
-            end = _healed(folder, _end(folder))
+            end = self._healed(folder, self._end(folder))
             link = end.link or Link(chain=self._entropy.random(CHAIN_HEX // 2).hex())
             line = compose(event, self._place, link, at=at, who=who) + b"\n"
             if end.file is not None and end.link is not None and len(end.whole) < FILE_BYTES:
@@ -108,6 +109,34 @@ class FileJournal:
             folder.remove(file.name)
         if gone:
             folder.sync()
+
+    def _end(self, folder: Directory) -> _End:
+        files = _files(folder)
+        if not files:
+            return _End(None, b"", is_torn=False, link=None)
+        raw = _raw(folder, files[-1])
+        rest = raw.rpartition(b"\n")[2]
+        whole = raw[: len(raw) - len(rest)]
+        return _End(files[-1], whole, is_torn=bool(rest) or not whole, link=self._link(whole))
+
+    def _link(self, whole: bytes) -> Link | None:
+        """Return the link of the last of these lines; None where it is no record, or another node's."""
+        try:
+            entry = parse_entry(whole[:-1].rpartition(b"\n")[2])
+        except MalformedError:
+            return None
+        return entry.link if entry.place == self._place else None
+
+    def _healed(self, folder: Directory, end: _End) -> _End:
+        """Take away what a crash left of a record that was never whole."""
+        if end.file is None or not end.is_torn:
+            return end
+        if end.whole:
+            folder.replace(end.file.name, end.whole, mode=0o600)
+            return end
+        folder.remove(end.file.name)
+        folder.sync()
+        return self._end(folder)
 
     @contextmanager
     def _locked(self) -> Iterator[Directory]:
@@ -151,7 +180,7 @@ class FileJournal:
     def last(self) -> Link | None:
         """Return the last record's link; see `TrailJournal`."""
         with self._opened() as folder:
-            return None if folder is None else _end(folder).link
+            return None if folder is None else self._end(folder).link
 
     def read_after(self, shipped: Link | None, *, most: int) -> tuple[bytes, ...]:
         """Return the next records; see `TrailJournal`. Records that cannot be read end what is returned."""
@@ -228,34 +257,6 @@ def _raw(folder: Directory, file: _File) -> bytes:
 def _lines(folder: Directory, file: _File) -> list[bytes]:
     """Return the whole lines of a file: what has no end is not, or not yet, a record."""
     return _raw(folder, file).split(b"\n")[:-1]
-
-
-def _end(folder: Directory) -> _End:
-    files = _files(folder)
-    if not files:
-        return _End(None, b"", is_torn=False, link=None)
-    raw = _raw(folder, files[-1])
-    rest = raw.rpartition(b"\n")[2]
-    whole = raw[: len(raw) - len(rest)]
-    link = None
-    if whole:
-        try:
-            link = parse_entry(whole[:-1].rpartition(b"\n")[2]).link
-        except MalformedError:
-            link = None
-    return _End(files[-1], whole, is_torn=bool(rest) or not whole, link=link)
-
-
-def _healed(folder: Directory, end: _End) -> _End:
-    """Take away what a crash left of a record that was never whole."""
-    if end.file is None or not end.is_torn:
-        return end
-    if end.whole:
-        folder.replace(end.file.name, end.whole, mode=0o600)
-        return end
-    folder.remove(end.file.name)
-    folder.sync()
-    return _end(folder)
 
 
 def _parse_shipped(raw: bytes) -> Link:

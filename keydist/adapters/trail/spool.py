@@ -28,6 +28,8 @@ FILE_BYTES: Final = 4 * 1024 * 1024
 """So much of a process waits for an agent; what is more is only counted."""
 _MOST: Final = FILE_BYTES + 64 * 1024
 _TRIES: Final = 64
+_FILES: Final = 256
+"""Who comes later shares one of these: without an agent, one command after another would fill the memory with files."""
 _WRITES: Final = 16
 """So many files in a row may be folded away between their making and the first line; nothing waits meanwhile."""
 _READABLE: Final = 0o750
@@ -93,6 +95,9 @@ class MintSpool:
             if runtime is None:
                 runtime = Directory.make_root(self._runtime, mode=_OWN, gid=None, system=_SYSTEM)
             folder = stack.enter_context(stack.enter_context(runtime).make(FOLDER, mode=_OWN, gid=None))
+            names = folder.names()
+            if len(names) >= _FILES:
+                return _shared(folder, names)
             for number in range(_TRIES):
                 with suppress(FileExistsError):
                     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | _OPEN
@@ -103,6 +108,17 @@ class MintSpool:
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
+
+
+def _shared(folder: Directory, names: list[str]) -> int:
+    """Open a file that another process began: its lines are whole, and the lock for writing is a shared one."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | _OPEN, dir_fd=folder.fd)
+            if os.fstat(fd).st_size < FILE_BYTES // 2:
+                return fd
+            os.close(fd)
+    raise FileExistsError
 
 
 def fold_spools(runtime_dir: str, keep: Callable[[tuple[Mint, ...], int], bool]) -> None:
@@ -119,17 +135,19 @@ def fold_spools(runtime_dir: str, keep: Callable[[tuple[Mint, ...], int], bool])
             return
         stack.enter_context(folder)
         for name in folder.names():
-            if name.endswith(".spool"):
-                _fold(folder, name, keep)
+            if name.endswith(".spool") and not _fold(folder, name, keep):
+                return  # what keeps one back keeps all
 
 
-def _fold(folder: Directory, name: str, keep: Callable[[tuple[Mint, ...], int], bool]) -> None:
+def _fold(folder: Directory, name: str, keep: Callable[[tuple[Mint, ...], int], bool]) -> bool:
     with folder.locked(name) as given:
         if not given:
-            return  # somebody writes to it just now
+            return True  # somebody writes to it just now
         raw = folder.read(name, most=_MOST, private=True) or b""
-        if keep(*_parse(raw)):
+        is_kept = keep(*_parse(raw))
+        if is_kept:
             folder.remove(name)
+        return is_kept
 
 
 def _parse(raw: bytes) -> tuple[tuple[Mint, ...], int]:
