@@ -457,6 +457,7 @@ def test_moved_keys_are_the_keys_they_were() -> None:
 # --- processes and interruptions ----------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_child_forked_while_a_thread_looked_at_the_disk_verifies_and_sees_what_changed() -> None:
     node = Node()
     node.verify(jwt())
