@@ -65,13 +65,13 @@ class MintCounter:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = Lock()
         self._counts: Counts = {}
         self._save_at = 0.0
         self._is_saved = True
         self._name: str | None = None
         self._own: tuple[Directory, ExitStack] | None = None
+        self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
     def minted(self, kid: str, expires: int) -> None:
         """Count one JWT under `kid` that expires at a unix second."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -41,7 +42,14 @@ def _refusal(text: str, claims: Mapping[str, Any], *, now: int, leeway: int) -> 
 def _object(segment: str) -> dict[str, Any] | None:
     """Return the JSON object of a segment as any reader would take it, or None."""
     try:
-        value = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)), parse_constant=str)
+        raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        value = json.loads(raw, parse_constant=str, parse_float=_fraction)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _fraction(text: str) -> float | str:
+    """Return a number, as it was written where a float has none so large: JSON has no infinity to show it by."""
+    number = float(text)
+    return text if math.isinf(number) else number

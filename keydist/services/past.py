@@ -108,7 +108,7 @@ def _kept(keys: PublicKeys, kid: str) -> tuple[str, crypto.PublicPart]:
         "this node has no copy of the JWT's key",
         expected=f"public/{kid}.jwk, kept since the key was accepted",
         found="no such file",
-        fix="ask a node that was there when the key was in use, or copy that file from one: its name vouches for it",
+        fix="verify it on a node that was there when the key was in use: that one knows whether it was revoked, too",
     )
 
 

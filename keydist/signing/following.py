@@ -7,6 +7,7 @@ disk's own rules, the floor among them. Readers share one immutable snapshot.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from threading import Lock
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -53,15 +54,20 @@ class Following(Generic[T]):
         self._tokens = tokens
         self._demands = demands
         self._build = build
+        self._snapshot: Snapshot[T] | None = None
+        self._why: KeydistError = _nothing()
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = Lock()
         self._look_at = self._load_at = -math.inf
         self._mark: object = None
-        self._snapshot: Snapshot[T] | None = None
-        self._why: KeydistError = _nothing()
+        self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
     def current(self) -> Snapshot[T]:
         """Return the snapshot, at most 100 ms old. Raises the `KeydistError` that says why there is none."""
         if self._clock.monotonic() >= self._look_at:
+            self._begin_in_child()
             with self._lock:
                 if self._clock.monotonic() >= self._look_at:  # unless another thread looked meanwhile
                     self._look()
@@ -72,14 +78,21 @@ class Following(Generic[T]):
 
     def look(self) -> None:
         """Look at the disk now."""
+        self._begin_in_child()
         with self._lock:
             self._look()
+
+    def _begin_in_child(self) -> None:
+        """Let go of a lock that a thread of the parent may have held at the fork: here, nobody would release it."""
+        if os.getpid() != self._pid:
+            self._begin()
 
     def _look(self) -> None:
         mark, now = self._disk.mark(), self._clock.monotonic()  # before loading: a change meanwhile is seen next time
         if mark != self._mark or now >= self._load_at:
-            self._mark = mark
-            self._load_at = math.inf if self._load() else now + _RETRY_SECONDS
+            is_settled = self._load()
+            # Only now: what interrupted the loading, an exception of a signal's handler, must not be the end of it.
+            self._mark, self._load_at = mark, math.inf if is_settled else now + _RETRY_SECONDS
         self._look_at = now + LOOK_SECONDS
 
     def _load(self) -> bool:

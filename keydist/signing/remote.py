@@ -6,6 +6,7 @@ connections are kept open, and a forked child makes its own.
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import socket
@@ -15,7 +16,7 @@ from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from keydist.core.jws import Claims
+from keydist.core.jws import Claims, compose_claims, segments_of
 from keydist.core.strict import parse_object, serialise
 from keydist.errors import (
     InternalError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 10.0
 _MOST: Final = 262_144
+_MOST_ASKED: Final = 16_384
+"""So much an agent takes; what goes beyond would be a connection that ends, and look like no agent."""
 _KEPT: Final = 8
 _LIFETIME: Final = 900
 _OK: Final = 200
@@ -60,9 +63,9 @@ class Agent:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = Lock()
         self._idle: list[_Connection] = []
+        self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
     def ask(self, method: str, path: str, asked: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Return what the agent answers. Raises `UnreachableError`, or what the agent refuses with."""
@@ -149,10 +152,14 @@ class RemoteSigner(_Remote):
         typ: str = "JWT",
     ) -> str:
         """Return a JWT, as `Signer.mint` does. Raises as that does, and `NotAllowedError`, `UnreachableError`."""
+        several = audience if isinstance(audience, str) else list(audience)
+        by = "of the agent" if issuer is None else issuer
+        # JSON would make text of a name that is none, and the agent would not see it.
+        compose_claims(claims, issuer=by, subject=subject, audience=several, issued=0, expires=0)
         asked: dict[str, object] = {
             "claims": dict(claims),
             "subject": subject,
-            "audience": audience if isinstance(audience, str) else list(audience),
+            "audience": several,
             "lifetime": lifetime,
             "typ": typ,
         }
@@ -167,6 +174,7 @@ class RemoteVerifier(_Remote):
 
     def verify(self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT") -> Claims:
         """Return what a JWT says, as `Verifier.verify` does. Raises as that does."""
+        segments_of(jwt)  # what is no JWT in the first place may not fit into a request, and is no trouble of an agent
         asked: dict[str, object] = {"jwt": jwt, "audience": audience, "issuer": issuer, "typ": typ}
         if leeway is not None:
             asked["leeway"] = leeway
@@ -185,12 +193,29 @@ class RemoteVerifier(_Remote):
             all=MappingProxyType(claims),
         )
 
+    async def verify_async(
+        self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT"
+    ) -> Claims:
+        """As `verify`, in a thread: the event loop goes on meanwhile, and waits for so long only."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await asyncio.to_thread(
+                    self.verify, jwt, audience=audience, issuer=issuer, leeway=leeway, typ=typ
+                )
+        except TimeoutError:
+            raise UnavailableError(
+                "the agent does not answer in time", expected=f"an answer within {SECONDS:g} s", fix="try again"
+            ) from None
+
 
 def _written(asked: Mapping[str, object]) -> bytes:
     try:
-        return serialise(asked)
+        body = serialise(asked)
     except (TypeError, ValueError, RecursionError):
-        raise UsageError("a claim cannot be written as JSON", expected="text, integers, arrays and objects") from None
+        raise UsageError("a request cannot be written as JSON", expected="text, integers, arrays, objects") from None
+    if len(body) > _MOST_ASKED:
+        raise UsageError("the request is too large", expected=f"at most {_MOST_ASKED} bytes", found=str(len(body)))
+    return body
 
 
 def _why(exc: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
@@ -68,7 +69,7 @@ class Verifier:
         self._following = Following(disk, clock, tokens, demands, _trusted)
         self._refresh = refresh
         self._ask_at = -math.inf
-        self._asking = Lock()
+        self._asking, self._pid = Lock(), os.getpid()
 
     @classmethod
     def open(cls, config: str | None = None, *, refresh: Callable[[], None] | None = None) -> Self:
@@ -138,6 +139,8 @@ class Verifier:
         """Tell whether a kid is unknown and nobody asked for news within the last second: then the caller shall."""
         if kid in snapshot.view.keys or kid in snapshot.revoked:
             return False
+        if os.getpid() != self._pid:  # a thread of the parent may have held it at the fork
+            self._asking, self._pid = Lock(), os.getpid()
         with self._asking:
             now = self._clock.monotonic()
             is_due = now >= self._ask_at

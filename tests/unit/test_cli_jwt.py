@@ -497,6 +497,7 @@ SHAPES: dict[str, tuple[str | bytes, int, str]] = {
     "a name twice": (bare(GOOD, b'{"iss":"i","iss":"j"}'), 0, "claims"),
     "a fraction": (bare(GOOD, SAID | {"x": 1.5}), 0, "claims"),
     "no number": (bare(GOOD, b'{"x":NaN}'), 0, "claims"),
+    "a number beyond every float": (bare(GOOD, b'{"x":-1e999}'), 0, "claims"),
     "expired": (bare(GOOD, SAID | {"exp": 2}), 0, "expired"),
     "of a time to come": (bare(GOOD, SAID | {"iat": 3_900_000_000}), 0, "not-yet"),
     "control characters": (bare(GOOD | {"kid": "\x1b]0;owned\x07"}, SAID | {"exp": 2}), 0, "expired"),
@@ -518,6 +519,7 @@ def test_inspect_says_what_verify_would_refuse(node: JwtNode, data: str | bytes,
     assert (answer.code, answer.json["refused"]["reason"]) == (code, reason)
     people = inspect(node, data)
     assert people.code == code
+    assert "Infinity" not in answer.out + people.out  # no JSON
     assert f"refuses it in any case: [{reason}]" in people.err
     assert "\x1b" not in people.out + people.err
 

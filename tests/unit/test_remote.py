@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -27,7 +28,7 @@ from keydist.errors import (
     UnreachableError,
     UsageError,
 )
-from keydist.signing import Signer, Verifier
+from keydist.signing import MintsJwts, Signer, Verifier, VerifiesJwts
 from keydist.signing.remote import Agent, RemoteSigner, RemoteVerifier, _failure
 from tests.material import first
 from tests.unit.serving_node import ISSUER, ServingNode
@@ -63,7 +64,8 @@ def test_what_is_minted_and_verified_there_is_what_it_is_here(
         "lifetime": 60,
         "typ": "at+jwt",
     }
-    jwt = signer.mint({"role": "reader"}, **given)
+    mints: MintsJwts = signer
+    jwt = mints.mint({"role": "reader"}, **given)
     assert jwt == node.local.signer.mint({"role": "reader"}, **given)
     remote = verifier.verify(jwt, **WANTED, leeway=0, typ="at+jwt")
     here = node.local.verifier.verify(jwt, **WANTED, leeway=0, typ="at+jwt")
@@ -86,6 +88,8 @@ def test_what_is_minted_and_verified_there_is_what_it_is_here(
         pytest.param({"claims": {"x": {1}}}, UsageError, id="no JSON"),
         pytest.param({"claims": {"x": float("nan")}}, UsageError, id="no number"),
         pytest.param({"claims": {"x": "y" * 20_000}}, UsageError, id="too large"),
+        pytest.param({"claims": {"x": "y" * 2_000_000}}, UsageError, id="more than a connection takes"),
+        pytest.param({"claims": {1: "x"}}, UsageError, id="a name that is no text"),
     ],
 )
 def test_what_is_refused_here_is_refused_there(signer: RemoteSigner, asked: dict[str, Any], kind: type) -> None:
@@ -103,6 +107,46 @@ def test_why_a_jwt_is_refused_is_told(node: ServingNode, signer: RemoteSigner, v
     node.clock.advance(Policy().mint_lease + 1)
     with pytest.raises(LeaseExpiredError):
         signer.mint({}, subject="s", audience="api")
+
+
+@pytest.mark.parametrize(
+    "jwt",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("a.b", id="two segments"),
+        pytest.param("\ud800.b.c", id="no text"),
+        pytest.param("a" * 20_000, id="more than a request takes"),
+        pytest.param("a" * 1_000_000, id="more than a connection takes"),
+    ],
+)
+def test_what_is_no_jwt_is_invalid_whatever_its_size(node: ServingNode, verifier: RemoteVerifier, jwt: str) -> None:
+    told = []
+    for asked in (verifier, node.local.verifier):
+        with pytest.raises(InvalidJwtError) as caught:
+            asked.verify(jwt, **WANTED)
+        told.append((caught.value.reason, caught.value.message))
+    assert told[0] == told[1]
+
+
+async def test_an_event_loop_goes_on_while_the_agent_is_asked(
+    node: ServingNode, signer: RemoteSigner, verifier: RemoteVerifier
+) -> None:
+    asked: VerifiesJwts = verifier
+    jwt = signer.mint({}, subject="s", audience="api")
+    many = await asyncio.gather(*(asked.verify_async(jwt, **WANTED) for _ in range(4)))
+    assert many == [node.local.verifier.verify(jwt, **WANTED)] * 4
+    with pytest.raises(InvalidJwtError):
+        await asked.verify_async(jwt, audience="web", issuer=ISSUER)
+
+
+async def test_an_event_loop_waits_no_longer_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keydist.signing.remote.SECONDS", 0.1)
+    path = str(tmp_path / "silent.sock")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        with pytest.raises(UnavailableError, match="does not answer in time"):
+            await RemoteVerifier(Agent(path, seconds=0.4)).verify_async("a.b.c", **WANTED)
 
 
 def test_a_user_that_no_rule_names_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

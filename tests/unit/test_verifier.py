@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -17,7 +20,7 @@ import pytest
 from keydist.core import crypto
 from keydist.core.accept import Held
 from keydist.core.keyset import Key, Revocation, State
-from keydist.core.local import Confirmation
+from keydist.core.local import Confirmation, Local
 from keydist.core.policy import Policy
 from keydist.core.strict import b64url_encode
 from keydist.errors import CorruptError, DiskError, InvalidJwtError, KeydistError, UnavailableError, UsageError
@@ -449,3 +452,41 @@ def test_moved_keys_are_the_keys_they_were() -> None:
     node.install(hold(make_keyset(2, ancestors=(HELD.digest,), keys=(retired, other, ENC))))
     node.clock.advance(0.1)
     assert node.takes(GOOD)
+
+
+# --- processes and interruptions ----------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_looked_at_the_disk_verifies_and_sees_what_changed() -> None:
+    node = Node()
+    node.verify(jwt())
+    with node.verifier._following._lock, node.verifier._asking:  # as a thread holds them that a child does not have
+        node.clock.advance(1)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            node.clock.advance(1)
+            node.refusal(jwt(REVOKED))
+            with suppress(KeydistError):
+                node.verify(sealed(header() | {"kid": "x"}, CLAIMS))
+            os._exit(0 if node.takes(jwt()) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_an_interruption_kept_from_being_loaded_is_loaded_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(FIRST)
+    ours = by(FIRST, FIRST.keyset.active)
+    node.verify(ours)
+    node.install(extend(FIRST, Change.REVOKE_ACTIVE))
+    node.clock.advance(1)
+    load = node.disk.load
+
+    def interrupted(_tokens: object) -> Local:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(node.disk, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        node.verify(ours)
+    monkeypatch.setattr(node.disk, "load", load)
+    assert node.refusal(ours) == "kid-revoked"

@@ -46,10 +46,10 @@ class MintSpool:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = Lock()
         self._fd: int | None = None
         self._left_out = 0
+        self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
     def minted(self, mint: Mint) -> None:
         """Keep one JWT for the trail."""
