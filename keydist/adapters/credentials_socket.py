@@ -215,7 +215,11 @@ class CredentialsSocket:
             told = asked._asdict() if asked is not None else {}
             self._log.event("credential-refused", level="warning", **told, uid=uid, reason=why)
             return connection
-        content = _CONTENT[asked.credential](held)
+        try:
+            content = _CONTENT[asked.credential](held)
+        except Exception as exc:  # noqa: BLE001 - whatever it is: a connection that only ends is an empty credential
+            self._log.event("credential-refused", level="error", **asked._asdict(), reason=type(exc).__name__)
+            return connection
         try:
             is_whole = connection.send(content) == len(content)
         except OSError:

@@ -83,21 +83,21 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
             tasks.create_task(_watch(agent, present, announcer))
             if agent.insight is not None:
                 tasks.create_task(agent.insight.run(present, lambda: look(node, reconciler, present), node.clock))
-            for other in agent.others:
-                tasks.create_task(_other(other, agent, present))
+            for number, other in enumerate(agent.others):
+                tasks.create_task(_other(other, f"beside {number}", agent, present))
     finally:
         if not stays():
             await leave(announcer, agent.records, self_.name)
     raise AssertionError  # pragma: no cover - the tasks above never end by themselves
 
 
-async def _other(run: Callable[[], Awaitable[None]], agent: Agent, present: Present) -> NoReturn:
+async def _other(run: Callable[[], Awaitable[None]], name: str, agent: Agent, present: Present) -> NoReturn:
     """Run what runs beside an agent, again where it ends; what it raised last stands as an alarm."""
     while True:
         try:
             await run()
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it
-            present.alarm("beside", defect(exc, while_="something ran beside the agent"))
+            present.alarm(name, defect(exc, while_="something ran beside the agent"))
         await agent.node.clock.sleep(agent.self_.heartbeat)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 MOST_BODY: Final = 16_384
 MOST_HEAD: Final = 16_384
 _STATUS: Final = ((UsageError, 400), (NotAllowedError, 403), (TrustError, 422), (TransientError, 503))
-_NO_STORE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_NO_STORE: Final = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'",
+}
 _BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -54,6 +59,10 @@ def failure(exc: Exception) -> Response:
     """Return what tells a failure."""
     if isinstance(exc, RefusedRequest):
         return answer({"error": exc.reason.as_json()}, exc.status, exc.headers)
+    if isinstance(exc, HTTPException):  # the router's, of a method
+        methods = (exc.headers or {}).get("Allow", "")
+        reason = UsageError("this method is not taken here", expected=methods)
+        return answer({"error": reason.as_json()}, exc.status_code, {"allow": methods})
     told = defect(exc, while_="a request was answered")
     status = next((status for family, status in _STATUS if isinstance(told, family)), 500)
     return answer({"error": told.as_json()}, status)
@@ -114,11 +123,11 @@ def guarded(app: App, log: Journal) -> App:
 
         try:
             _check_head(scope)
-            await app(scope, body.read, write)
+            await app({**scope, "app": app}, body.read, write)  # with an app, a method that is not taken is raised
         except ClientDisconnect:
             return
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, is told and answered
-            if not isinstance(exc, RefusedRequest | KeydistError):
+            if not isinstance(exc, RefusedRequest | KeydistError | HTTPException):
                 log.event("request-failed", level="error", reason=defect(exc, while_="a request was answered"))
             if not is_begun:
                 await failure(exc)(scope, body.read, write)

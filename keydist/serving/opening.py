@@ -33,10 +33,9 @@ if TYPE_CHECKING:
 class Serving:
     """What one agent serves: its servers, and the signer that they share."""
 
-    def __init__(self, servers: Servers, signer: Signer, runtime_dir: str) -> None:
+    def __init__(self, servers: Servers, signer: Signer) -> None:
         self._servers = servers
         self._signer = signer
-        self._runtime_dir = runtime_dir
 
     def alarms(self) -> tuple[KeydistError, ...]:
         """Return why what should be served is not."""
@@ -44,8 +43,6 @@ class Serving:
 
     async def run(self) -> NoReturn:
         """Serve until cancelled; what was minted is counted then."""
-        with suppress(KeydistError):  # what cannot be made cannot be listened in: that is told
-            make_private(self._runtime_dir)
         try:
             await self._servers.run()
         finally:
@@ -102,7 +99,12 @@ def open_serving(
         served.append(Served("http", _tcp(config, config.http.listen), app))
     if config.metrics.listen is not None:
         served.append(Served("metrics", _tcp(config, config.metrics.listen), public.metrics_app(log)))
-    return Serving(Servers(tuple(served), clock=clock, log=log), signer, config.runtime_dir)
+
+    def prepare() -> None:
+        with suppress(KeydistError):  # what cannot be made cannot be listened in: that is told
+            make_private(config.runtime_dir)
+
+    return Serving(Servers(tuple(served), clock=clock, log=log, prepare=prepare), signer)
 
 
 def _status(node: Machine, insight: Insight) -> Mapping[str, object]:

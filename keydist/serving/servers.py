@@ -1,4 +1,7 @@
-"""Listening, for as long as the agent runs: an address that cannot be had is an alarm, and is tried again."""
+"""Listening, for as long as the agent runs: an address that cannot be had is an alarm, and is tried again.
+
+A Unix socket that was removed or replaced is made again: whoever connects by its name would not get here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from keydist.adapters.http.listener import listen
 from keydist.errors import ListenError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from keydist.adapters.http.listener import Address, Listener
@@ -30,8 +34,18 @@ class Served(NamedTuple):
 class Servers:
     """Everything that one agent serves."""
 
-    def __init__(self, served: tuple[Served, ...], *, clock: Clock, log: Journal, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        served: tuple[Served, ...],
+        *,
+        clock: Clock,
+        log: Journal,
+        limits: Limits | None = None,
+        prepare: Callable[[], object] = tuple,
+    ) -> None:
+        """`prepare` is called before each attempt to listen."""
         self._served = served
+        self._prepare = prepare
         self._clock = clock
         self._log = log
         self._limits = limits or Limits()
@@ -47,6 +61,8 @@ class Servers:
         again = -math.inf
         try:
             while True:
+                for what in [what for what, listener in open_.items() if not listener.is_in_place()]:
+                    open_.pop(what).close()
                 if len(open_) < len(self._served) and self._clock.monotonic() >= again:
                     again = self._clock.monotonic() + _RETRY_SECONDS
                     await self._listen(open_)
@@ -58,6 +74,7 @@ class Servers:
                 listener.close()
 
     async def _listen(self, open_: dict[str, Listener]) -> None:
+        self._prepare()
         for served in self._served:
             if served.what in open_:
                 continue

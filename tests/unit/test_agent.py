@@ -177,6 +177,26 @@ def test_a_clock_behind_the_last_confirmation_is_an_alarm() -> None:
     run_virtually(main())
 
 
+def test_each_part_that_fails_beside_an_agent_has_an_alarm_of_its_own() -> None:
+    async def main() -> None:
+        member = Cluster().member("a")
+
+        async def full() -> None:
+            raise DiskError("no room")
+
+        async def broken() -> None:
+            raise ZeroDivisionError
+
+        member.others = (full, broken)
+        async with member.running():
+            await passes(3.5 * HEARTBEAT)
+            told = [event["alarm"] for event in member.journal.named("alarm")]
+            assert {DiskError, InternalError} <= {type(alarm) for alarm in told}
+            assert {"disk", "internal"}.isdisjoint(event["code"] for event in member.journal.named("alarm-over"))
+
+    run_virtually(main())
+
+
 def test_what_runs_beside_an_agent_stops_nothing_and_is_run_again() -> None:
     async def main() -> None:
         cluster = Cluster()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
@@ -162,6 +162,17 @@ async def test_whoever_is_refused_gets_more_than_a_service_manager_takes(
     [refused] = node.told("credential-refused")
     assert refused["reason"] == reason
     assert not node.told("credential-given")
+
+
+@ROOT
+async def test_a_key_that_cannot_be_written_is_refused_and_not_empty(node: Node) -> None:
+    node.hold(cast("Held", object()))  # whatever the defect may be
+    async with node.running():
+        assert await node.asked() is None
+        node.hold(first())
+        assert await node.asked() == files(first())[PEM]
+    [refused] = node.told("credential-refused")
+    assert (refused["unit"], refused["reason"]) == ("web.service", "AttributeError")
 
 
 @ROOT

@@ -7,10 +7,13 @@ import os
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.http.guard import Crowd, Limits
@@ -160,6 +163,63 @@ async def test_an_address_in_use_is_an_alarm_until_it_is_free(tmp_path: Path, mo
     assert names(tmp_path) == []
 
 
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_a_socket_that_is_dead(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+
+def remove_the_directory(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+
+
+@pytest.mark.parametrize("spoil", [remove, replace_by_a_socket_that_is_dead, remove_the_directory])
+async def test_a_socket_that_was_removed_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object]
+) -> None:
+    monkeypatch.setattr(servers_module, "_RETRY_SECONDS", 0.05)
+    path, log, limits = tmp_path / "run" / "a.sock", RecordingJournal(), Limits(sweep_seconds=0.02)
+    served = (Served("socket", UnixAddress(str(path), 0o600), nowhere),)
+    servers = Servers(
+        served, clock=SystemClock(), log=log, limits=limits, prepare=lambda: path.parent.mkdir(exist_ok=True)
+    )
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(servers.run())
+        await until(lambda: log.named("serving"))
+        spoil(path)
+        await until(lambda: len(log.named("serving")) == 2)
+        connection = socket.socket(socket.AF_UNIX)
+        await asyncio.get_running_loop().run_in_executor(None, connection.connect, str(path))
+        connection.close()
+        assert not servers.alarms()
+        running.cancel()
+    assert names(path.parent) == []
+
+
+async def test_what_takes_the_place_of_a_socket_is_an_alarm_until_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers_module, "_RETRY_SECONDS", 0.05)
+    path, log, limits = tmp_path / "a.sock", RecordingJournal(), Limits(sweep_seconds=0.02)
+    served = (Served("socket", UnixAddress(str(path), 0o600), nowhere),)
+    servers = Servers(served, clock=SystemClock(), log=log, limits=limits)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(servers.run())
+        await until(lambda: log.named("serving"))
+        path.unlink()
+        path.mkdir()
+        await until(servers.alarms)
+        path.rmdir()
+        await until(lambda: len(log.named("serving")) == 2)
+        assert not servers.alarms()
+        running.cancel()
+
+
 # --- TLS ----------------------------------------------------------------------------------------
 
 
@@ -188,3 +248,38 @@ async def test_a_handshake_that_does_not_end_is_dropped(tmp_path: Path, monkeypa
         assert await reader.read() == b""
     writer.close()
     listener.close()
+
+
+_ENCRYPTED = """
+import asyncio, sys
+from keydist.adapters.clock import SystemClock
+from keydist.adapters.http.guard import Crowd, Limits
+from keydist.adapters.http.listener import TcpAddress, listen
+from keydist.errors import ListenError
+from keydist.serving.local import nowhere
+try:
+    asyncio.run(listen(TcpAddress("127.0.0.1", 0, *sys.argv[1:]), Crowd(nowhere, SystemClock(), Limits())))
+except ListenError as exc:
+    print(exc.code)
+"""
+
+
+def test_a_key_file_with_a_password_asks_nobody_at_the_terminal(tmp_path: Path) -> None:
+    tls = certificate(tmp_path, "web")
+    key = serialization.load_pem_private_key(Path(tls.key_file or "").read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    encrypted = tmp_path / "encrypted.pem"
+    encrypted.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    leader, follower = os.openpty()  # a controlling terminal, which OpenSSL would ask
+    arguments = [sys.executable, "-c", _ENCRYPTED, str(tls.cert_file), str(encrypted)]
+    try:
+        with subprocess.Popen(
+            ["setsid", "--ctty", "--wait", *arguments], stdin=follower, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.communicate(timeout=20)[0] == "cannot-listen\n"
+            finally:
+                process.kill()
+    finally:
+        os.close(leader)
+        os.close(follower)

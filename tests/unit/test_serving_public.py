@@ -97,7 +97,16 @@ def test_head_tells_the_same_without_the_document(node: ServingNode) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 def test_nothing_can_be_changed_by_http(node: ServingNode, method: str) -> None:
-    assert node.get(JWKS, method=method).status == 405
+    refused = node.get(JWKS, method=method)
+    assert refused.error == (405, "usage")
+    assert refused.headers["allow"] in {"GET, HEAD", "HEAD, GET"}
+
+
+@pytest.mark.parametrize(("path", "method"), [(JWKS, "GET"), (JWKS, "POST"), ("/nowhere", "GET"), ("/healthz", "GET")])
+def test_every_answer_says_that_it_is_what_it_is_and_loads_nothing(node: ServingNode, path: str, method: str) -> None:
+    headers = node.get(path, method=method).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"] == "default-src 'none'"
 
 
 def test_the_issuers_metadata_lead_to_the_jwk_set(node: ServingNode) -> None:

@@ -73,10 +73,14 @@ class Listener:
         """Drop connections whose time is over."""
         self._crowd.sweep()
 
+    def is_in_place(self) -> bool:
+        """Tell whether who connects by the name still gets here: a Unix socket may be removed or replaced."""
+        return self._path is None or (self._found is not None and _identity(self._path) == self._found)
+
     def close(self) -> None:
         """Listen no more and drop every connection; a Unix socket is removed if it is still this one."""
         self._server.close()
-        if self._path is not None and self._found is not None and _identity(self._path) == self._found:
+        if self._path is not None and self.is_in_place():
             with suppress(OSError):
                 Path(self._path).unlink()
         self._crowd.close()
@@ -172,7 +176,8 @@ def _tls(address: TcpAddress) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(address.cert_file, address.key_file)
+    # An empty password: else OpenSSL asks the terminal for that of an encrypted key, and the whole agent waits.
+    context.load_cert_chain(address.cert_file, address.key_file, password="")
     return context
 
 
