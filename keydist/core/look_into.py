@@ -6,10 +6,12 @@ import base64
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from keydist.core.jws import MAX_JWT, check_claims, parse_compact
 from keydist.errors import InvalidJwtError
+
+_MAX_DEPTH: Final = 64
 
 
 class Inspected(NamedTuple):
@@ -46,7 +48,18 @@ def _object(segment: str) -> dict[str, Any] | None:
         value = json.loads(raw, parse_constant=str, parse_float=_fraction)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _is_shown(value) else None
+
+
+def _is_shown(value: dict[str, Any]) -> bool:
+    """Tell whether a value is not too deep to be shown: how deep a reader goes depends on the Python that runs it."""
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _fraction(text: str) -> float | str:

@@ -510,6 +510,8 @@ SHAPES: dict[str, tuple[str | bytes, int, str]] = {
     "a space around": (f" {bare(GOOD, SAID)}", 0, "encoding"),
     "too long": (bare(GOOD, SAID) + "A" * MAX_JWT, 0, "size"),
     "deep": (bare(GOOD, b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"}"), 65, "claims"),
+    "a little too deep": (bare(GOOD, b'{"a":' + b"[" * 64 + b"]" * 64 + b"}"), 65, "claims"),
+    "deep, and shown": (bare(GOOD, b'{"a":' + b"[" * 63 + b"]" * 63 + b"}"), 0, "claims"),
 }
 
 
