@@ -18,9 +18,12 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
+
+import nats.errors
+from nats.aio.client import Client
 
 from integration import monitor
 from integration.accounts import KEYS, OPERATOR, Ports, accounts, server_configuration, subjects, write_nkeys
@@ -32,6 +35,7 @@ from keydist.adapters.nats.connection import REQUEST_SECONDS, Connection, Server
 from keydist.adapters.nats.store import NatsKeysetStore
 
 _PATIENCE_SECONDS: Final = 30.0
+_ASK_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.05
 
 
@@ -259,12 +263,21 @@ class Cluster:
         )
         async with self.operator() as operator:
             for stream in wanted:
-                reply = await operator.request(
-                    f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode(), timeout=_PATIENCE_SECONDS
-                )
-                assert "error" not in json.loads(reply.data), reply.data
+                await self._make_stream(operator, stream)
         for bucket in (self.bucket, f"{self.bucket}-nodes"):
             await asyncio.to_thread(self.wait_stream_leader, bucket)
+
+    async def _make_stream(self, operator: Client, stream: dict[str, Any]) -> None:
+        """Make one stream; a cluster that elects its leader at that moment answers nobody, so it is asked again."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            with suppress(nats.errors.TimeoutError):
+                reply = await operator.request(
+                    f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode(), timeout=_ASK_SECONDS
+                )
+                assert "error" not in json.loads(reply.data), reply.data
+                return
+            assert time.monotonic() < deadline, f"no answer to the making of {stream['name']}"
 
     # --- looking -------------------------------------------------------------------------------
 
