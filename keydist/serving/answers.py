@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_BODY: Final = 16_384
 MOST_HEAD: Final = 16_384
+_MOST_READ_ON: Final = 4 * MOST_BODY
+"""What is refused is read to its end up to here."""
 _STATUS: Final = ((UsageError, 400), (NotAllowedError, 403), (TrustError, 422), (TransientError, 503))
 _NO_STORE: Final = {
     "cache-control": "no-store",
@@ -91,8 +93,8 @@ class _Body:
         headers = dict(scope["headers"])
         self._receive = receive
         self.is_left = not _BODY.isdisjoint(headers)
-        size = int(headers.get(b"content-length", MOST_BODY + 1))  # digits, as the server has checked
-        self._is_coming = size <= MOST_BODY and b"expect" not in headers
+        size = int(headers.get(b"content-length", _MOST_READ_ON + 1))  # digits, as the server has checked
+        self._is_coming = size <= _MOST_READ_ON and b"expect" not in headers
 
     async def read(self) -> Any:  # noqa: ANN401 - ASGI's
         """Receive one more message."""
