@@ -33,14 +33,21 @@ def records_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
 
 
 def _stream(bucket: str, *, replicas: int, republish: dict[str, Any]) -> dict[str, Any]:
+    return _kept(stream_name(bucket), f"$KV.{bucket}.>", replicas=replicas) | {
+        "max_msgs_per_subject": 1,
+        "republish": republish,
+    }
+
+
+def _kept(name: str, subject: str, *, replicas: int) -> dict[str, Any]:
+    """Return what all streams of keydist have in common: on disk, without limits that lose anything, no deletes."""
     return {
-        "name": stream_name(bucket),
-        "subjects": [f"$KV.{bucket}.>"],
+        "name": name,
+        "subjects": [subject],
         "retention": "limits",
         "storage": "file",
         "discard": "new",
         "num_replicas": replicas,
-        "max_msgs_per_subject": 1,
         "max_msg_size": MAX_MESSAGE,
         "max_msgs": -1,
         "max_bytes": -1,
@@ -49,7 +56,6 @@ def _stream(bucket: str, *, replicas: int, republish: dict[str, Any]) -> dict[st
         "allow_direct": True,
         "allow_rollup_hdrs": False,
         "deny_delete": True,
-        "republish": republish,
     }
 
 
@@ -65,22 +71,8 @@ def trail_subject(bucket: str, node: str) -> str:
 
 def trail_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
     """Return the configuration of the audit trail's stream: everything is kept, nothing can be deleted or purged."""
-    return {
-        "name": trail_stream_name(bucket),
-        "subjects": [trail_subject(bucket, "*")],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "new",
-        "num_replicas": replicas,
+    return _kept(trail_stream_name(bucket), trail_subject(bucket, "*"), replicas=replicas) | {
         "max_msgs_per_subject": -1,
-        "max_msg_size": MAX_MESSAGE,
-        "max_msgs": -1,
-        "max_bytes": -1,
-        "max_age": 0,
-        "max_consumers": -1,
-        "allow_direct": True,
-        "allow_rollup_hdrs": False,
-        "deny_delete": True,
         "deny_purge": True,
     }
 
