@@ -20,6 +20,7 @@ DEMO = .venv
 # One test environment a Python version; lint and bench use it too.
 TEST = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SUITE = tests integration
+CLUSTERS = $(filter integration%,$(SUITE))
 
 # $(call environment,FOLDER,LOCK): FOLDER holds what LOCK pins and, as an editable install, this checkout.
 # The lock on this file keeps two makes apart. --no-build-isolation: nothing unpinned takes part in a build.
@@ -45,14 +46,15 @@ demo: ## a whole cluster on this machine; ARGS="--nodes 5"
 	$(call environment,$(DEMO),requirements/embedded.txt)
 	$(DEMO)/bin/keydist demo $(ARGS)
 
-test: ## all tests, with coverage
+test: ## all tests, with coverage but for the clusters: their times are those of the program as it is
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/coverage erase
-	$(TEST)/bin/coverage run -m pytest $(SUITE) $(ARGS)
+	$(TEST)/bin/coverage run -m pytest $(filter-out integration%,$(SUITE)) $(ARGS)
 	$(TEST)/bin/coverage combine --quiet 2>/dev/null # processes that tests kill with -9 leave half a file
 	rm -f .coverage.*
 	$(TEST)/bin/coverage report
 	$(TEST)/bin/coverage report --include='keydist/core/*' --fail-under=100
+	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
 
 test-all: ## all tests on each Python found; VERSIONS="3.12 3.13" or PYTHONS="/path/to/python ..."
 	echo "Pythons found of $(VERSIONS): $(or $(PYTHONS),none)"

@@ -9,7 +9,7 @@ from keydist.core.policy import MEMBERS, check_policy_change
 from keydist.core.successor import extended, with_policy
 from keydist.errors import MalformedError, UsageError
 from keydist.services.advance import advance
-from keydist.services.command import Command, look, up_to_date
+from keydist.services.command import Command, Current, look, on_top
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,10 +75,16 @@ async def set_policy(command: Command, local: Local, values: Mapping[str, int], 
 
 async def _change(command: Command, local: Local, build: Callable[[Held, int], Keyset], *, dry_run: bool) -> Changed:
     """Write what `build` makes of the current keyset, but where that is the same, or where it is only asked."""
-    current = await (look if dry_run else up_to_date)(command, local)
+    if dry_run:
+        current = await look(command, local)
+        return Changed(current.held.keyset, build(current.held, command.node.clock.now()), behind=current.behind)
+    return await on_top(command, local, lambda current: _write(command, current, build))
+
+
+async def _write(command: Command, current: Current, build: Callable[[Held, int], Keyset]) -> Changed:
     before = current.held.keyset
     after = build(current.held, command.node.clock.now())
-    if after is before or dry_run:
-        return Changed(before, after, behind=current.behind)
+    if after is before:
+        return Changed(before, after)
     done = await advance(command.node, current.local, build, entropy=command.entropy)
     return Changed(before, done.held.keyset, is_made=True, alarms=done.alarms)

@@ -6,19 +6,19 @@ A plan only looks: it changes neither the store nor the disk. A change first tak
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from keydist.core.fleet import HEARTBEATS
 from keydist.core.floor import raised_floor
 from keydist.core.restart import InStore, Role
-from keydist.errors import ConflictError, NotYetError, RefusedGenesisError, WrongRoleError
+from keydist.errors import ConflictError, NotYetError, OutdatedError, RefusedGenesisError, WrongRoleError
 from keydist.services.fleet import FleetReader
 from keydist.services.observe import lost
 from keydist.services.put_back import LOST
 from keydist.services.reconcile import Genesis, Reconciler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from keydist.core.accept import Held
     from keydist.core.local import Local
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from keydist.services.observe import Observation
 
 _TRIES: Final = 3
+_EPOCHS_LOST: Final = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,23 @@ async def up_to_date(command: Command, local: Local) -> Current:
         raise outcome.alarms[0] if outcome.alarms else ConflictError("the store does not hold this node's keyset")
     _check_settled(command)
     return Current(reconciler.local, outcome.held)
+
+
+async def on_top(command: Command, local: Local, write: Callable[[Current], Awaitable[T]]) -> T:
+    """Return what `write` returns of the node brought up to date; again where another epoch came first meanwhile.
+
+    For what a person wants whoever wrote, an agent that dropped a key for example. Raises as `up_to_date` and as
+    `write`, a race only once it was lost five times.
+    """
+    current = await up_to_date(command, local)
+    for _ in range(_EPOCHS_LOST - 1):
+        try:
+            return await write(current)
+        except (ConflictError, OutdatedError) as exc:
+            before, current = current.held, await up_to_date(command, current.local)
+            if isinstance(exc, OutdatedError) and current.held.digest == before.digest:
+                raise  # a node is ahead of the store
+    return await write(current)
 
 
 async def _attempt(reconciler: Reconciler, *, tries: int) -> Outcome:

@@ -19,7 +19,7 @@ from keydist.errors import (
     WrongTokenError,
 )
 from keydist.services.advance import Advanced, advance, current_token
-from keydist.services.command import Command, Current, check_role, look, up_to_date
+from keydist.services.command import Command, Current, check_role, look, on_top
 from keydist.services.waiting import check_nobody_ahead, read_fleet, surely
 
 if TYPE_CHECKING:
@@ -83,7 +83,12 @@ async def replace_token(command: Command, local: Local, wish: Wish) -> Replaced:
 
     Raises `NotYetError` where nodes that surely live do not hold it yet, and as `plan` and `advance`.
     """
-    current = await (_exactly_mine(command, local) if wish.from_disk else up_to_date(command, local))
+    if wish.from_disk:  # it stands on exactly what is there: whoever wrote meanwhile must be looked at
+        return await _replace(command, await _exactly_mine(command, local), wish)
+    return await on_top(command, local, lambda current: _replace(command, current, wish))
+
+
+async def _replace(command: Command, current: Current, wish: Wish) -> Replaced:
     found, reader = await _plan(command, current, wish)
     if found.is_done:
         return Replaced(current.held, found, None)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from keydist.core.fleet import lacking
 from keydist.core.keyset import State
 from keydist.core.rotation import Situation, droppable
 from keydist.core.successor import check_reason, revoked
-from keydist.errors import ConflictError, KeydistError, OutdatedError, UsageError
+from keydist.errors import KeydistError, UsageError
 from keydist.services.advance import Advanced, advance
-from keydist.services.command import Command, Current, look, up_to_date
+from keydist.services.command import Command, Current, look, on_top
 from keydist.services.genesis import fresh_keys
 from keydist.services.lead import next_kind
 from keydist.services.waiting import check_nobody_ahead, hear_the_living, read_fleet
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from keydist.core.notes import Notes
     from keydist.core.record import Record
     from keydist.services.fleet import FleetReader
-
-_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,30 +85,23 @@ async def revoke(command: Command, local: Local, *, kids: frozenset[str] | None,
     `UsageError` is for a kid or a reason; a race is raised that was lost five times.
     """
     check_reason(reason)
-    return await _revoke(command, local, kids, reason, tries=_TRIES)
+    return await on_top(command, local, lambda current: _revoke(command, current, kids, reason))
 
 
-async def _revoke(command: Command, local: Local, kids: frozenset[str] | None, reason: str, *, tries: int) -> Revoked:
-    current = await up_to_date(command, local)
+async def _revoke(command: Command, current: Current, kids: frozenset[str] | None, reason: str) -> Revoked:
     found = await _plan(command, current, kids, in_haste=True)
     if not found.broken:
         return Revoked(current.held, found, None)
     alg, bits = next_kind(current.held)
     fresh = (await fresh_keys(alg, bits, command.entropy), await fresh_keys(alg, bits, command.entropy))
     going = tuple(broken.kid for broken in found.broken)
-    try:
-        done = await advance(
-            command.node,
-            current.local,
-            lambda held, now: revoked(held, now=now, kids=going, reason=reason, alg=alg, fresh=fresh, drop=found.drop),
-            entropy=command.entropy,
-        )
-    except (ConflictError, OutdatedError):  # an agent dropped a key, or rotated: no reason to give an emergency up
-        if tries <= 1:
-            raise
-    else:
-        return Revoked(done.held, found, done)
-    return await _revoke(command, current.local, kids, reason, tries=tries - 1)
+    done = await advance(
+        command.node,
+        current.local,
+        lambda held, now: revoked(held, now=now, kids=going, reason=reason, alg=alg, fresh=fresh, drop=found.drop),
+        entropy=command.entropy,
+    )
+    return Revoked(done.held, found, done)
 
 
 async def _plan(command: Command, current: Current, kids: frozenset[str] | None, *, in_haste: bool) -> Plan:

@@ -163,3 +163,39 @@ async def test_a_follower_changes_nothing() -> None:
     assert isinstance(await refused(operator, extended(operator, at)), WrongRoleError)
     assert isinstance(await refused(operator, policy_set(operator, {"leeway": 90})), WrongRoleError)
     assert isinstance(await refused(operator, policy_set(operator, {"leeway": 90}, dry_run=True)), WrongRoleError)
+
+
+# --- races --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "before", [["read_leader"] * 2, ["read_leader"] * 2 + ["replace"]], ids=["building", "writing"]
+)
+@pytest.mark.parametrize("what", ["a time", "the policy"])
+async def test_an_epoch_that_an_agent_writes_meanwhile_is_built_upon(what: str, before: list[str]) -> None:
+    operator = a_node()
+    at = operator.clock.now() + 1000
+
+    def race(_call: str) -> None:
+        if operator.store.calls == before:
+            operator.cluster.bucket.put(LATER.envelope)
+
+    operator.store.between = race
+    done = await (extended(operator, at) if what == "a time" else policy_set(operator, {"leeway": 90}))
+    assert (done.is_made, done.before, done.after) == (True, LATER.keyset, operator.held.keyset)
+    assert operator.held == operator.cluster.held()
+    assert (until_of(done.after) == at, done.after.policy.leeway == 90) == (what == "a time", what != "a time")
+
+
+async def test_what_another_leader_has_set_meanwhile_is_not_set_again() -> None:
+    operator = a_node()
+    theirs = a_node()
+    await policy_set(theirs, {"leeway": 90, "rotate_every": 86_400})
+
+    def race(call: str) -> None:
+        if call == "replace" and operator.cluster.held().keyset.epoch == MINE.keyset.epoch:
+            operator.cluster.bucket.put(theirs.held.envelope)
+
+    operator.store.between = race
+    done = await policy_set(operator, {"leeway": 90})
+    assert (done.is_made, operator.held) == (False, theirs.held)

@@ -143,6 +143,24 @@ def test_a_missing_file_is_corruption_unless_it_is_the_checksums(tmp_path: Path,
         assert_damaged(state)
 
 
+@each_layout
+def test_what_was_loaded_before_hides_no_damage_and_is_not_parsed_again(tmp_path: Path, *, sealed: bool) -> None:
+    state = StateDirectory(tmp_path, sealed=sealed).install(ONE, TWO)
+    disk = state.disk()
+    loaded = disk.load((TOKEN,)).held
+    assert loaded == TWO
+    assert sealed or disk.load((TOKEN,)).held is loaded
+    path = state.live / "keyset.jwe"
+    good = path.read_bytes()
+    path.write_bytes(last_bit(good))
+    for _ in range(2):
+        assert isinstance(disk.load((TOKEN,)).damage, CorruptError)
+    path.write_bytes(good)
+    assert disk.load((TOKEN,)).held == TWO
+    state.install(THREE)
+    assert disk.load((TOKEN,)).held == THREE
+
+
 def test_an_added_file_is_corruption_unless_it_is_hidden(state: StateDirectory) -> None:
     state.live.joinpath(".of-an-editor").touch(mode=0o600)
     assert state.load().held == TWO

@@ -189,16 +189,29 @@ async def test_a_lost_acknowledgement_is_read_back(fault: Fault) -> None:
     assert operator.held == operator.cluster.held(NEW)
 
 
-async def test_a_lost_race_replaces_nothing() -> None:
+async def test_an_epoch_that_comes_first_does_not_stop_it() -> None:
+    operator = a_node()
+
+    def race(call: str) -> None:
+        if call == "replace" and operator.cluster.held().keyset.epoch == MINE.keyset.epoch:
+            operator.cluster.bucket.put(LATER.envelope)
+
+    operator.store.between = race
+    await replaced(operator)
+    assert operator.held == operator.cluster.held(NEW)
+    assert LATER.digest in operator.held.keyset.ancestors
+
+
+async def test_a_race_that_is_lost_five_times_replaces_nothing_and_says_so() -> None:
     operator = a_node()
 
     def race(call: str) -> None:
         if call == "replace":
-            operator.cluster.bucket.put(LATER.envelope)
+            operator.cluster.bucket.put(extend(operator.cluster.held(), Change.ROTATE).envelope)
 
     operator.store.between = race
     assert isinstance(await failure(replaced(operator)), ConflictError)
-    assert operator.held == MINE
+    assert (operator.store.calls.count("replace"), operator.held.token_id) == (5, OLD.token_id)
 
 
 async def test_records_that_may_not_be_read_stop_it() -> None:

@@ -79,6 +79,7 @@ class PosixKeysetDisk:
         self._mode = layout.directory_mode
         self._system = system or System()
         self._lock_seconds = lock_seconds
+        self._known: Held | None = None
 
     @property
     def layout(self) -> Layout:
@@ -91,7 +92,9 @@ class PosixKeysetDisk:
         if root is None:
             return Local()
         with root:
-            return load_local(root, self._layout, tokens)
+            local = load_local(root, self._layout, tokens, self._known)
+        self._known = local.held
+        return local
 
     def mark(self) -> object:
         """Return what differs after every change, at the price of two stats; see `KeysetDisk`."""
@@ -276,6 +279,7 @@ class PosixKeysetDisk:
         """
         if not self._layout.sealed and must_relay(root, self._layout, based_on):
             self._drop_runtime()
+        self._known = new
         return swing(root, self._layout, new)
 
     def _finish(self, root: Directory, new: Held, *, now: int, keep: str | None, damaged: bool) -> None:

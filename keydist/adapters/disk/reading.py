@@ -68,21 +68,24 @@ def _stamp(root: Directory, floor: bytes | None) -> bytes:
     return digest(f"{root.pointed(LIVE)}".encode() + b"\0" + (floor or b""))
 
 
-def load_local(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Local:
-    """Return what an open state directory holds. Raises `ForeignClusterError` and the errors of unsafe files."""
-    local = _load(root, layout, tokens)
+def load_local(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...], known: Held | None = None) -> Local:
+    """Return what an open state directory holds; `known` is the keyset that was loaded from it before.
+
+    Raises `ForeignClusterError` and the errors of unsafe files.
+    """
+    local = _load(root, layout, tokens, known)
     if local.damage is not None and local.stamp != _stamp(root, _try_record(root, FLOOR)[0]):
-        return _load(root, layout, tokens)  # another process installed while this one read
+        return _load(root, layout, tokens, known)  # another process installed while this one read
     return local
 
 
-def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Local:
+def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...], known: Held | None) -> Local:
     raw, unread = _try_record(root, FLOOR)
     seen_stamp = _stamp(root, raw)
     floor, alarms = (None, unread) if raw is None else _read_floor(raw)
     confirmation, doubts = _load_confirmation(root)  # before the keyset: it speaks for later ones, not for earlier ones
     try:
-        held = _load_live(root, layout, tokens)
+        held = _load_live(root, layout, tokens, known)
     except (CorruptError, UnsupportedError, WrongTokenError, CommitmentError) as exc:
         return _damaged(root, layout, exc, floor, alarms)._replace(stamp=seen_stamp)
     if held is None:
@@ -173,7 +176,7 @@ def live_name(root: Directory) -> str | None:
     return match[1] if match else None
 
 
-def _load_live(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...]) -> Held | None:
+def _load_live(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...], known: Held | None) -> Held | None:
     target = root.pointed(LIVE)
     if target is None:
         return None
@@ -186,5 +189,5 @@ def _load_live(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ..
             live = archive.sub(name, mode=layout.directory_mode)
             if live is not None:
                 with live:
-                    return read_archive(live, layout, tokens)
+                    return read_archive(live, layout, tokens, known)
     raise CorruptError(f"{root.path}/{LIVE} points to nothing", expected=target, found="no such directory", fix=_START)
