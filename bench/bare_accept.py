@@ -1,7 +1,8 @@
 """The yardstick for a first start: a bare script that does the same work with yaml, nats-py and cryptography.
 
 It reads the same configuration and token, connects, reads the entry by direct get, derives, opens and loads the
-keys, makes the same files with the same writes, syncs and renames, and confirms by a read from the stream leader.
+keys, makes the same files with the same writes, syncs and renames, writes the same signed line of an audit trail, and
+confirms by a read from the stream leader.
 It checks nothing that a script would not.
 """
 
@@ -12,12 +13,14 @@ import hashlib
 import hmac
 import json
 import os
+import pwd
 import sys
 import time
 from typing import Any
 
 import nats
 import yaml
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -126,7 +129,27 @@ def install(state_dir: str, envelope: bytes, header: dict[str, Any], plaintext: 
     seen = {key["kid"]: {key["state"]: now} for key in keyset["keys"]}
     replace(root, "seen.json", json.dumps(seen).encode())
     os.close(lock)
+    tell(root, header, active, digest)
     return root, header["ep"], digest
+
+
+def tell(root: int, header: dict[str, Any], active: dict[str, str], digest: str) -> None:
+    trail = make(root, "audit")
+    lock = os.open("lock", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=trail)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    chain = os.urandom(8).hex()
+    record = {
+        "v": 1, "cluster": header["cid"], "node": "node-a", "chain": chain, "seq": 1, "prev": b64(bytes(32)),
+        "at": int(time.time()), "what": "epoch", "how": "retrieved", "lineage": header["lin"], "epoch": header["ep"],
+        "digest": digest, "facts": {"active": active["kid"], "token": header["kid"]}, "minted": [],
+        "who": {"uid": os.getuid(), "program": "bootstrap", "user": pwd.getpwuid(os.getuid()).pw_name},
+        "kid": active["kid"], "alg": active["alg"],
+    }  # fmt: skip
+    private: Any = load_der_private_key(unb64(active["pkcs8"]), None, unsafe_skip_rsa_key_validation=True)
+    signature = private.sign(b"keydist/v1/audit\0" + json.dumps(record).encode(), PKCS1v15(), SHA256())
+    line = json.dumps(record | {"sig": b64(signature)}).encode() + b"\n"
+    replace(trail, f"00000001-{chain}-0000000000000001.jsonl", line)
+    os.close(lock)
 
 
 async def main(config_path: str) -> None:

@@ -19,7 +19,7 @@ from keydist.errors import BrokenTrailError, ConfigError, PermissionFamilyError,
 from keydist.services.read_trail import Found, check, compare, in_journal, in_stream
 
 if TYPE_CHECKING:
-    from keydist.core.audit import Entry
+    from keydist.core.audit_record import Entry
     from keydist.services.read_trail import Read
     from keydist.wiring import Machine, TrailPorts
 

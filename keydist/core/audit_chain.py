@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from keydist.core import crypto
-from keydist.core.audit import ANEW, BEGINNING, Entry, Link, parse_entry
+from keydist.core.audit import ANEW, BEGINNING, Link
+from keydist.core.audit_record import Entry, parse_entry
 from keydist.core.strict import b64url_encode
 from keydist.errors import BrokenTrailError, MalformedError
 

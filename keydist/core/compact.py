@@ -5,8 +5,7 @@ What is shared by a keyset's envelope and by what `keydist jwe` makes. Sizes are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from keydist.core import crypto
 from keydist.core.strict import b64url_decode, b64url_encode
@@ -15,14 +14,13 @@ from keydist.errors import MalformedError
 _SEGMENTS: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compact:
+class Compact(NamedTuple):
     """A JWE taken apart and not yet authenticated; `aad` is the header's segment, `sealed` the ciphertext and tag."""
 
     header: bytes
     aad: bytes
     iv: bytes
-    sealed: bytes = field(repr=False)
+    sealed: bytes
 
 
 def parse_compact_jwe(raw: bytes, what: str, *, max_header: int) -> Compact:

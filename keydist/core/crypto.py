@@ -11,14 +11,13 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from functools import cache
+from typing import Final, NamedTuple, cast
 
 from cryptography.exceptions import InternalError, InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -45,13 +44,17 @@ RSA_BITS: Final = (2048, 4096)
 RSA_EXPONENT: Final = 65537
 
 _SHA256: Final = SHA256()
-_ECDSA: Final = ec.ECDSA(_SHA256)
 _RSA_PADDING: Final[dict[str, padding.AsymmetricPadding]] = {
     "RS256": padding.PKCS1v15(),
     "PS256": padding.PSS(mgf=padding.MGF1(_SHA256), salt_length=padding.PSS.DIGEST_LENGTH),
 }
 _UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
 """What cryptography raises for bytes that are no key; the last for an X448 or Ed448 key of another length."""
+
+
+@cache
+def _ecdsa() -> ec.ECDSA:
+    return ec.ECDSA(_SHA256)  # it loads what a start from disk does not need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ def _lp(value: bytes) -> bytes:
 
 def derive(*, secret: bytes, cluster: str, location: str, token_id: str, rnd: bytes) -> SealingKeys:
     """Derive the keys of one seal from a token's secret; `rnd` is 32 bytes, fresh for each seal."""
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand  # noqa: PLC0415 - not needed from disk
+
     cid = _lp(cluster.encode("ascii"))
     salt = hashlib.sha256(b"keydist/v1/extract\0" + cid).digest()
     prk = hmac.digest(salt, secret, "sha256")  # HKDF-Extract, RFC 5869 section 2.2
@@ -86,11 +91,15 @@ def same(one: bytes, other: bytes) -> bool:
 
 def encrypt(key: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
     """Return AES-256-GCM ciphertext followed by its 16-byte tag."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - not needed from disk
+
     return AESGCM(key).encrypt(iv, plaintext, aad)
 
 
 def decrypt(key: bytes, iv: bytes, ciphertext_and_tag: bytes, aad: bytes) -> bytes:
     """Return the plaintext. Raises `TamperedError`."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - not needed from disk
+
     try:
         return AESGCM(key).decrypt(iv, ciphertext_and_tag, aad)
     except InvalidTag:
@@ -122,8 +131,7 @@ def _check_public(key: object, alg: str) -> dict[str, str]:
     raise MalformedError("a key does not fit its algorithm", expected=f"a key for {alg}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicPart:
+class PublicPart(NamedTuple):
     """A public key as SubjectPublicKeyInfo (DER) and as the required members of a JWK."""
 
     spki: bytes
@@ -202,7 +210,7 @@ def sign(private: PrivateKey, alg: str, message: bytes) -> bytes:
     if alg in RSA_ALGS:
         return cast("rsa.RSAPrivateKey", private).sign(message, _RSA_PADDING[alg], _SHA256)
     if alg == "ES256":
-        r, s = decode_dss_signature(cast("ec.EllipticCurvePrivateKey", private).sign(message, _ECDSA))
+        r, s = decode_dss_signature(cast("ec.EllipticCurvePrivateKey", private).sign(message, _ecdsa()))
         return r.to_bytes(_P256_BYTES, "big") + s.to_bytes(_P256_BYTES, "big")
     return cast("ed25519.Ed25519PrivateKey", private).sign(message)
 
@@ -228,7 +236,7 @@ def verify(public: PublicKey | bytes, alg: str, message: bytes, signature: bytes
             if len(signature) != 2 * _P256_BYTES:
                 return False
             r, s = (int.from_bytes(part, "big") for part in (signature[:_P256_BYTES], signature[_P256_BYTES:]))
-            key.verify(encode_dss_signature(r, s), message, _ECDSA)
+            key.verify(encode_dss_signature(r, s), message, _ecdsa())
         elif alg == "EdDSA" and isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, message)
         else:

@@ -7,7 +7,6 @@ parser is stricter than any JOSE library: exact members, one spelling a value, e
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from keydist.core import crypto
@@ -78,14 +77,13 @@ class Header(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A well-formed envelope, not yet authenticated."""
 
     header: Header
     aad: bytes
     iv: bytes
-    sealed: bytes = field(repr=False)
+    sealed: bytes
 
 
 def digest(envelope: bytes) -> bytes:

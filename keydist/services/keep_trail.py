@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.audit import Event, What, change, told
+from keydist.core.audit import Event, What, change
+from keydist.core.audit_record import told
 from keydist.errors import AuditBehindError, KeydistError, TrustError
 from keydist.services.defect import defect
 from keydist.services.pace import Backoff

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from keydist.core.audit import Link, Place, parse_entry
+from keydist.core.audit import Link, Place
 from keydist.core.audit_chain import Verifying, check_next, describe_head, is_proven
+from keydist.core.audit_record import parse_entry
 from keydist.core.crypto import load_public
 from keydist.core.jwk import parse_public_jwk
 from keydist.core.strict import b64url_encode
@@ -17,8 +18,9 @@ from keydist.errors import BrokenTrailError, MalformedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from keydist.core.audit import Entry, Mint
+    from keydist.core.audit import Mint
     from keydist.core.audit_chain import KeyOf
+    from keydist.core.audit_record import Entry
     from keydist.ports import PublicKeys, TrailJournal, TrailStream
 
 _AT_ONCE: Final = 256

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.audit import Link, parse_entry
+from keydist.core.audit import Link
 from keydist.core.audit_chain import describe_head
+from keydist.core.audit_record import parse_entry
 from keydist.core.restart import Role
 from keydist.errors import BrokenTrailError, BucketMissingError, ConflictError, MalformedError
 
 if TYPE_CHECKING:
-    from keydist.core.audit import Entry
+    from keydist.core.audit_record import Entry
     from keydist.ports import TrailJournal, TrailStream
 
 _AT_ONCE: Final = 64

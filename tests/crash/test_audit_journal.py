@@ -14,8 +14,9 @@ import pytest
 from keydist.adapters.disk.system import System
 from keydist.adapters.trail import journal as module
 from keydist.adapters.trail.journal import FileJournal
-from keydist.core.audit import Link, parse_entry
+from keydist.core.audit import Link
 from keydist.core.audit_chain import check_next
+from keydist.core.audit_record import parse_entry
 from keydist.errors import DiskError
 from tests.crash.stops import Stop, every_stop
 from tests.fakes.entropy import NumberedEntropy

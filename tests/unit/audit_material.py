@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from keydist import wiring
 from keydist.adapters.config import Config
 from keydist.core.accept import Held
-from keydist.core.audit import Event, Fact, Link, Mint, Place, What, change, compose, parse_entry
+from keydist.core.audit import Event, Fact, Link, Mint, Place, What, change
 from keydist.core.audit_chain import Verifying
+from keydist.core.audit_record import compose, parse_entry
 from keydist.core.crypto import load_public
 from keydist.ports import KeysetStore
 from keydist.services.read_trail import kept_keys

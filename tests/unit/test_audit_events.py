@@ -9,7 +9,8 @@ import pytest
 
 from keydist.adapters.retry import TenacityRetry
 from keydist.core.accept import Held
-from keydist.core.audit import Link, compose
+from keydist.core.audit import Link
+from keydist.core.audit_record import compose
 from keydist.core.local import Local
 from keydist.core.restart import InStore, Role
 from keydist.core.strict import b64url_encode

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from keydist.adapters.disk.system import System
 from keydist.adapters.trail import journal as module
 from keydist.adapters.trail.auditor import JournalAuditor
 from keydist.adapters.trail.journal import FileJournal
-from keydist.core.audit import Event, Facts, Link, What, parse_entry
+from keydist.core.audit import Event, Facts, Link, What
+from keydist.core.audit_record import parse_entry
 from keydist.errors import BusyError, DiskError, InternalError, KeydistError, MalformedError, UnsafeFileError
 from tests.fakes.clock import VirtualClock
 from tests.fakes.entropy import NumberedEntropy
@@ -252,7 +252,7 @@ def test_what_waits_is_not_pushed_out_by_jwts_nor_kept_back_by_what_no_reader_ta
     told: list[KeydistError | None] = []
     kept = journal(state)
     auditor = JournalAuditor(kept, VirtualClock(), lambda: WHO, told.append)
-    auditor.note(replace(event_of(ONE), how="x" * 300))
+    auditor.note(event_of(ONE)._replace(how="x" * 300))
     assert [type(trouble) for trouble in told] == [MalformedError]
     (state / "audit").chmod(0o777)
     for _ in range(256):

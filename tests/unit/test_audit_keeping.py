@@ -12,7 +12,7 @@ import pytest
 from keydist.adapters.trail.auditor import JournalAuditor
 from keydist.adapters.trail.journal import FileJournal
 from keydist.adapters.trail.spool import MintSpool, batches, fold_spools
-from keydist.core.audit import Entry, parse_entry
+from keydist.core.audit_record import Entry, parse_entry
 from keydist.core.restart import Role
 from keydist.errors import AuditBehindError, BrokenTrailError, DiskError, InternalError, KeydistError, UnsafeFileError
 from keydist.services import keep_trail

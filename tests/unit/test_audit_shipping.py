@@ -9,8 +9,9 @@ import pytest
 
 from keydist.adapters.trail.journal import FileJournal
 from keydist.core.accept import Held
-from keydist.core.audit import Event, Link, Place, What, parse_entry
+from keydist.core.audit import Event, Link, Place, What
 from keydist.core.audit_chain import check_next
+from keydist.core.audit_record import parse_entry
 from keydist.core.restart import Role
 from keydist.errors import BrokenTrailError, BucketMissingError, ConflictError, KeydistError, StoreTimeoutError
 from keydist.services.read_trail import check, compare, in_journal, in_stream

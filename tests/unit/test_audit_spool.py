@@ -11,7 +11,8 @@ import pytest
 
 from keydist.adapters.trail import spool as module
 from keydist.adapters.trail.spool import MintSpool, batches, fold_spools
-from keydist.core.audit import MAX_RECORD, Event, Mint, What, parse_entry
+from keydist.core.audit import Event, Mint, What
+from keydist.core.audit_record import MAX_RECORD, parse_entry
 from keydist.errors import UnsafeFileError
 from tests.unit.audit_material import THREE, chained, mint
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 from keydist import wiring
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.cli.command import this_node
-from keydist.core.audit import Event, Place, What, mint_of, parse_entry
+from keydist.core.audit import Event, Place, What, mint_of
+from keydist.core.audit_record import parse_entry
 from keydist.core.restart import Role
 from keydist.errors import BucketMissingError
 from keydist.services.ship_trail import Shipper
@@ -115,7 +115,7 @@ def test_what_was_minted_and_what_is_no_record_are_shown(node: Auditing) -> None
 
 def test_no_fact_passes_for_who_did_it(node: Auditing) -> None:
     event = event_of(THREE[2])
-    forged = replace(event, facts={"reason": 'lost  by uid=0 user="root', "token": "df82c19be3"})
+    forged = event._replace(facts={"reason": 'lost  by uid=0 user="root', "token": "df82c19be3"})
     node.journal.append(forged, at=NOW, who={"uid": 7, "program": "key revoke"})
     node.ship()
     line = node.run("audit").out.splitlines()[3]

@@ -9,7 +9,8 @@ import pytest
 
 from keydist import wiring
 from keydist.core.accept import Held
-from keydist.core.audit import Event, Link, Place, What, compose, mint_of
+from keydist.core.audit import Event, Link, Place, What, mint_of
+from keydist.core.audit_record import compose
 from keydist.core.jws import parse_compact
 from keydist.errors import UnreachableError
 from tests.fakes.memory_trail import MemoryTrail, MemoryTrailStream

@@ -11,23 +11,9 @@ import pytest
 
 from keydist.core import crypto
 from keydist.core.accept import Held
-from keydist.core.audit import (
-    MAX_RECORD,
-    Event,
-    Link,
-    Mint,
-    Place,
-    What,
-    change,
-    compose,
-    jwt_hash,
-    mint_json,
-    mint_of,
-    parse_entry,
-    parse_mint,
-    told,
-)
+from keydist.core.audit import Event, Link, Mint, Place, What, change, jwt_hash, mint_json, mint_of
 from keydist.core.audit_chain import Verifying, check_next, describe_head
+from keydist.core.audit_record import MAX_RECORD, compose, parse_entry, parse_mint, told
 from keydist.core.jwk import parse_public_jwk, public_jwk
 from keydist.core.strict import b64url_encode, serialise
 from keydist.errors import BrokenTrailError, MalformedError
@@ -138,7 +124,7 @@ def test_what_is_not_in_the_one_spelling_is_no_record(raw: bytes) -> None:
 
 def test_what_no_reader_would_take_is_not_written() -> None:
     with pytest.raises(MalformedError):
-        compose(replace(event_of(ONE), how="x" * 300), NODE, Link(chain=CHAIN), at=NOW, who=WHO)
+        compose(event_of(ONE)._replace(how="x" * 300), NODE, Link(chain=CHAIN), at=NOW, who=WHO)
 
 
 # --- what a keyset changes ----------------------------------------------------------------------

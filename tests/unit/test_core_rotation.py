@@ -233,7 +233,7 @@ def test_another_kind_of_key_is_due_after_its_own_wait(active: Key, following: K
 def test_another_size_is_another_kind() -> None:
     small, other = sig_key("rsa-a", alg="RS256"), sig_key("rsa-b", State.NEXT, alg="RS256")
     public = other.public
-    wide = replace(public, members={**public.members, "n": "_" * 512})  # 3072 bits
+    wide = public._replace(members={**public.members, "n": "_" * 512})  # 3072 bits
     for following, why in ((other, SCHEDULE), (replace(other, public_part=wide), CHANGE)):
         held = hold(make_keyset(3, keys=(small, following, enc_key("A"), enc_key("B", State.NEXT))))
         wanted = due(at(NOW, held=held))

@@ -6,7 +6,8 @@ from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from keydist.core.audit import What, told
+from keydist.core.audit import What
+from keydist.core.audit_record import told
 from keydist.errors import InternalError, KeydistError, MalformedError
 
 if TYPE_CHECKING:

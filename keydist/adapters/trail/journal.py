@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.reading import TRAIL
 from keydist.adapters.disk.system import System
-from keydist.core.audit import CHAIN_HEX, HASH_BYTES, MAX_RECORD, Event, Facts, Link, Place, compose, parse_entry
+from keydist.core.audit import CHAIN_HEX, HASH_BYTES, Event, Facts, Link, Place
+from keydist.core.audit_record import MAX_RECORD, compose, parse_entry
 from keydist.core.strict import b64url_encode, exact_members, fixed, integer, is_hex, parse_object, serialise
 from keydist.errors import BusyError, DiskError, KeydistError, MalformedError
 

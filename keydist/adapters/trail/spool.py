@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.system import System
-from keydist.core.audit import MAX_MINTS_BYTES, Mint, mint_json, parse_mint
+from keydist.core.audit import Mint, mint_json
+from keydist.core.audit_record import MAX_MINTS_BYTES, parse_mint
 from keydist.core.strict import integer, parse_object, serialise
 from keydist.errors import KeydistError, MalformedError
 
