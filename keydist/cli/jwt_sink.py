@@ -103,7 +103,7 @@ def _left_in(path: str) -> OwnJwt | None:
     """
     if not Path(path).is_file():  # what else is there is refused when it is written
         return None
-    raw = read_input(path, most=MAX_JWT)
+    raw = read_input(path, most=MAX_JWT + 1).removesuffix(b"\n")  # the line that `keydist jwt mint > FILE` makes
     try:
         return own_jwt(raw.decode("latin-1")) if raw else None
     except TrustError:

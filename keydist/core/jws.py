@@ -230,29 +230,33 @@ def check_claims(parsed: Parsed, *, issuer: str, audience: str, now: int, leeway
 
     A lifetime is not tested: how long a JWT may live is a rule for its minter.
     """
-    claims = _parse_claims(parsed.payload)
-    given, subject, expires, issued = (claims.get(name) for name in ("iss", "sub", "exp", "iat"))
-    if not (isinstance(given, str) and isinstance(subject, str) and type(expires) is int and type(issued) is int):
-        raise InvalidJwtError("a claim is missing or not of its type", reason="claims", expected="iss, sub, exp, iat")
-    begins = claims.get("nbf", issued)
-    if type(begins) is not int or not isinstance(claims.get("jti", ""), str):
+    found = claims_of(_parse_claims(parsed.payload), kid=parsed.header.kid)
+    begins = found.all.get("nbf", found.issued)
+    if type(begins) is not int or not isinstance(found.all.get("jti", ""), str):
         raise InvalidJwtError("nbf or jti is not of its type", reason="claims", expected="unix seconds, text")
-    audiences = _audiences(claims.get("aud"))
-    if given != issuer:
+    if found.issuer != issuer:
         raise InvalidJwtError("the JWT is by another issuer", reason="issuer", expected=issuer)
-    if audience not in audiences:
+    if audience not in found.audience:
         raise InvalidJwtError("the JWT is for another audience", reason="audience", expected=audience)
-    if expires <= now - leeway:
+    if found.expires <= now - leeway:
         raise InvalidJwtError("the JWT has expired", reason="expired", expected=f"exp after {now - leeway}")
-    if max(issued, begins) > now + leeway:
+    if max(found.issued, begins) > now + leeway:
         raise InvalidJwtError("the JWT is not yet valid", reason="not-yet", expected=f"iat and nbf to {now + leeway}")
+    return found
+
+
+def claims_of(claims: dict[str, Any], *, kid: str) -> Claims:
+    """Return what a JWT says by its members. Raises `InvalidJwtError` where one is missing or not of its type."""
+    issuer, subject, expires, issued = (claims.get(name) for name in ("iss", "sub", "exp", "iat"))
+    if not (isinstance(issuer, str) and isinstance(subject, str) and type(expires) is int and type(issued) is int):
+        raise InvalidJwtError("a claim is missing or not of its type", reason="claims", expected="iss, sub, exp, iat")
     return Claims(
-        issuer=given,
+        issuer=issuer,
         subject=subject,
-        audience=audiences,
+        audience=_audiences(claims.get("aud")),
         expires=expires,
         issued=issued,
-        kid=parsed.header.kid,
+        kid=kid,
         all=MappingProxyType(claims),
     )
 

@@ -92,12 +92,20 @@ async def run_agent(agent: Agent, local: Local, *, stays: Callable[[], bool]) ->
 
 
 async def _other(run: Callable[[], Awaitable[None]], name: str, agent: Agent, present: Present) -> NoReturn:
-    """Run what runs beside an agent, again where it ends; what it raised last stands as an alarm."""
+    """Run what runs beside an agent, again where it ends; what it raised stands as an alarm until it lasts again."""
+
+    async def lasts() -> None:
+        await agent.node.clock.sleep(agent.self_.heartbeat)
+        present.alarm(name)
+
     while True:
+        lasting = asyncio.create_task(lasts())
         try:
             await run()
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it
             present.alarm(name, defect(exc, while_="something ran beside the agent"))
+        finally:
+            lasting.cancel()
         await agent.node.clock.sleep(agent.self_.heartbeat)
 
 

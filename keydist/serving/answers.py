@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -39,6 +40,7 @@ _NO_STORE: Final = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'",
 }
+_SCHEMES: Final = frozenset({b"http", b"https"})
 _BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -125,7 +127,8 @@ def guarded(app: App, log: Journal) -> App:
 
         try:
             _check_head(scope)
-            await app({**scope, "app": app}, body.read, write)  # with an app, a method that is not taken is raised
+            # With an app, a method that is not taken is raised.
+            await app({**_origin_form(scope), "app": app}, body.read, write)
         except ClientDisconnect:
             return
         except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it, is told and answered
@@ -135,6 +138,17 @@ def guarded(app: App, log: Journal) -> App:
                 await failure(exc)(scope, body.read, write)
 
     return run
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """Return a request as if its target were a path; it may be the whole address (RFC 9112, section 3.2.2)."""
+    scheme, is_whole, rest = scope["raw_path"].partition(b"://")
+    if not is_whole or scheme.lower() not in _SCHEMES:
+        return scope
+    authority, slash, path = rest.partition(b"/")
+    raw = slash + path or b"/"
+    headers = [(b"host", authority), *((name, value) for name, value in scope["headers"] if name != b"host")]
+    return {**scope, "raw_path": raw, "path": unquote(raw.decode("ascii")), "headers": headers}
 
 
 def _check_head(scope: Scope) -> None:

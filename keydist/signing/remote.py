@@ -13,10 +13,9 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from keydist.core.jws import Claims, compose_claims, segments_of
+from keydist.core.jws import Claims, claims_of, compose_claims, segments_of
 from keydist.core.strict import parse_object, serialise
 from keydist.errors import (
     InternalError,
@@ -67,8 +66,10 @@ class Agent:
         self._idle: list[_Connection] = []
         self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
-    def ask(self, method: str, path: str, asked: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """Return what the agent answers. Raises `UnreachableError`, or what the agent refuses with."""
+    def ask(
+        self, method: str, path: str, asked: Mapping[str, object] | None = None, **members: type
+    ) -> dict[str, Any]:
+        """Return what the agent answers, with `members`. Raises `UnreachableError`, or what the agent refuses with."""
         if os.getpid() != self._pid:
             self._begin()  # what the parent has open is the parent's
         body = None if asked is None else _written(asked)
@@ -76,15 +77,21 @@ class Agent:
             status, raw = self._answer(method, path, body)
             told = parse_object(raw, "the agent's answer")
         except (OSError, http.client.HTTPException, MalformedError) as exc:
-            raise UnreachableError(
-                "the agent does not answer at its socket",
-                expected=f"an agent at {self._path}",
-                found=_why(exc),
-                fix="start it: keydist agent; and see that this user may connect: socket.path, socket.mode",
-            ) from None
+            raise self.silent(_why(exc)) from None
         if status != _OK:
             raise _failure(told)
+        if any(not isinstance(told.get(name), kind) for name, kind in members.items()):
+            raise self.silent("an answer to something else")
         return told
+
+    def silent(self, found: str) -> UnreachableError:
+        """Return what to raise where no agent answers."""
+        return UnreachableError(
+            "the agent does not answer at its socket",
+            expected=f"an agent at {self._path}",
+            found=found,
+            fix="start it: keydist agent; and see that this user may connect: socket.path, socket.mode",
+        )
 
     def close(self) -> None:
         """Close what is open."""
@@ -135,7 +142,7 @@ class _Remote:
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Return the JWK Set, as `Verifier.jwks` does. Raises `UnavailableError`, `UnreachableError`."""
-        return self._agent.ask("GET", "/v1/jwks")
+        return self._agent.ask("GET", "/v1/jwks", keys=list)
 
 
 class RemoteSigner(_Remote):
@@ -165,8 +172,7 @@ class RemoteSigner(_Remote):
         }
         if issuer is not None:
             asked["issuer"] = issuer
-        jwt = self._agent.ask("POST", "/v1/mint", asked)["jwt"]
-        return str(jwt)
+        return str(self._agent.ask("POST", "/v1/mint", asked, jwt=str)["jwt"])
 
 
 class RemoteVerifier(_Remote):
@@ -179,19 +185,16 @@ class RemoteVerifier(_Remote):
         if leeway is not None:
             asked["leeway"] = leeway
         try:
-            told = self._agent.ask("POST", "/v1/verify", asked)
+            told = self._agent.ask("POST", "/v1/verify", asked, claims=dict, kid=str)
+            return self._claims(told)
         except UnreachableError as exc:  # it says nothing about the JWT
             raise UnavailableError(exc.message, expected=exc.expected, found=exc.found, fix=exc.fix) from None
-        claims, audiences = told["claims"], told["claims"]["aud"]
-        return Claims(
-            issuer=claims["iss"],
-            subject=claims["sub"],
-            audience=(audiences,) if isinstance(audiences, str) else tuple(audiences),
-            expires=claims["exp"],
-            issued=claims["iat"],
-            kid=told["kid"],
-            all=MappingProxyType(claims),
-        )
+
+    def _claims(self, told: Mapping[str, Any]) -> Claims:
+        try:
+            return claims_of(told["claims"], kid=told["kid"])
+        except InvalidJwtError:  # what an agent believed has all that it must have
+            raise self._agent.silent("an answer to something else") from None
 
     async def verify_async(
         self, jwt: str, *, audience: str, issuer: str, leeway: int | None = None, typ: str = "JWT"

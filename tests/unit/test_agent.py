@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 
 import pytest
@@ -210,6 +211,8 @@ def test_what_runs_beside_an_agent_stops_nothing_and_is_run_again() -> None:
                 raise ZeroDivisionError
             if len(runs) == 2:
                 raise DiskError("i/o error")
+            if len(runs) == 4:
+                await asyncio.Event().wait()
 
         member.others = (other,)
         async with member.running():
@@ -218,6 +221,8 @@ def test_what_runs_beside_an_agent_stops_nothing_and_is_run_again() -> None:
             told = [event["alarm"] for event in member.journal.named("alarm")]
             assert [type(alarm) for alarm in told] == [InternalError, DiskError]
             assert member.journal.named("alarm-over") == [{"code": "internal"}], "the last one stands"
+            await passes(HEARTBEAT)
+            assert member.journal.named("alarm-over")[1:] == [{"code": "disk"}], "until it lasts for a heartbeat"
             assert cluster.said("a").epoch == 1
 
     run_virtually(main())

@@ -38,6 +38,14 @@ def test_once_writes_one_and_leaves(node: JwtNode, tmp_path: Path) -> None:
         assert not out.read_bytes().endswith(b"\n")  # it goes into headers as it is
 
 
+def test_what_a_redirected_mint_left_is_taken_over(node: JwtNode, tmp_path: Path) -> None:
+    out = tmp_path / "jwt"
+    out.write_text(node.run("jwt", "mint", *SUB).out, encoding="ascii")
+    assert out.read_bytes().endswith(b"\n")
+    assert node.run("jwt", "sink", "--out", str(out), *SUB, "--once").code == 0
+    assert node.verify(out.read_bytes(), "--quiet").code == 0
+
+
 MISTAKES: dict[str, tuple[tuple[str, ...], int]] = {
     "no file": (SUB, 2),
     "an empty file name": (("--out", "", *SUB), 2),

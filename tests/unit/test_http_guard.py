@@ -232,7 +232,6 @@ def test_where_all_are_being_answered_the_next_one_is_refused(tmp_path: Path) ->
         pytest.param(GET[:-2] + b"Transfer-Encoding: gzip\r\n\r\n", b"400", id="a coding"),
         pytest.param(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"", id="a chunk that is none"),
         pytest.param(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", b"404", id="a proxy's request"),
-        pytest.param(b"GET http://a/healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"404", id="a whole address"),
         pytest.param(b"GET /%2e%2e/%00 HTTP/1.1\r\nHost: a\r\n\r\n", b"404", id="odd escapes"),
         pytest.param(GET[:-2] + b"X: " + b"y" * 20_000 + b"\r\n\r\n", b"431", id="a long head in one piece"),
         pytest.param(b"GET /" + b"y" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431", id="a long path"),
@@ -292,6 +291,43 @@ def test_requests_behind_each_other_are_answered_in_their_order(node: ServingNod
         hasty.sendall(GET + GET.replace(b"healthz", b"nowhere") + GET[:-2] + b"Connection: close\r\n\r\n")
         got = heard(hasty)
     assert [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+
+
+@pytest.mark.parametrize("what", ["socket", "http"])
+def test_who_closes_its_own_side_behind_its_requests_still_gets_the_answers(node: ServingNode, what: str) -> None:
+    for requests, answers in ((GET, 1), (GET + GET, 2)):
+        with node.raw(what) as client:
+            client.sendall(requests)
+            client.shutdown(socket.SHUT_WR)
+            assert heard(client).count(b"HTTP/1.1 ") == answers
+
+
+def test_who_closes_its_own_side_within_a_request_is_not_waited_for(node: ServingNode) -> None:
+    for begin in (GET[:-2], b"POST /v1/mint HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"):
+        with node.raw() as client:
+            client.sendall(begin)
+            client.shutdown(socket.SHUT_WR)
+            client.settimeout(QUICK.request_seconds / 2)
+            assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://localhost:1/healthz", b"x", b"200"),
+        (b"HTTP://localhost/", b"evil.example", b"200"),
+        (b"http://evil.example/", b"localhost", b"421"),
+        (b"http://localhost", b"localhost", b"200"),
+        (b"ftp://localhost/healthz", b"localhost", b"404"),
+        (b"*", b"localhost", b"404"),
+    ],
+)
+def test_a_target_may_be_a_whole_address_whose_host_counts(
+    node: ServingNode, target: bytes, host: bytes, status: bytes
+) -> None:
+    with node.raw("http") as client:
+        client.sendall(b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (target, host))
+        assert heard(client)[9:12] == status
 
 
 def test_garbage_behind_a_request_ends_the_connection_and_nothing_else(node: ServingNode) -> None:

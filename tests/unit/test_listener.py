@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -131,6 +132,26 @@ async def test_what_cannot_be_had_says_why(address: UnixAddress | TcpAddress) ->
     with pytest.raises(ListenError, match="cannot listen at") as caught:
         await listen(address, crowd())
     assert caught.value.found
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_what_cannot_be_served_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loop, path = asyncio.get_running_loop(), tmp_path / "a.sock"
+    monkeypatch.setattr(loop, "create_unix_server", full)
+    monkeypatch.setattr(loop, "create_server", full)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ListenError, match="too many open files"):
+        await listen(UnixAddress(str(path), 0o600) if kind == "unix" else TcpAddress("127.0.0.1", port), crowd())
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    (await listen(TcpAddress("127.0.0.1", port), crowd())).close()
 
 
 async def test_an_address_is_named_as_it_turned_out() -> None:

@@ -215,6 +215,9 @@ def stranger(tmp_path: Path) -> Iterator[Callable[[bytes], str]]:
                 connection.settimeout(5)
                 connection.recv(65_536)
                 connection.sendall(said[0])
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):  # a body comes behind its head
+                    pass
 
     listening.bind(path)
     listening.listen()
@@ -246,6 +249,27 @@ def test_what_is_no_agent_is_not_believed(stranger: Callable[[bytes], str], said
     with pytest.raises(UnreachableError, match="does not answer at its socket"):
         agent.ask("GET", "/v1/jwks")
     agent.close()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"{}",
+        b'{"jwt":1,"keys":{},"claims":[],"kid":"x"}',
+        b'{"jwt":null,"keys":null,"claims":{},"kid":null}',
+        b'{"claims":{},"kid":"x"}',
+        b'{"claims":{"iss":"i","sub":"s","aud":[1],"exp":1,"iat":1},"kid":"x"}',
+        b'{"claims":{"iss":"i","sub":"s","aud":"a","exp":true,"iat":1},"kid":"x"}',
+    ],
+)
+def test_an_answer_to_something_else_is_none(stranger: Callable[[bytes], str], told: bytes) -> None:
+    path = stranger(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(told), told))
+    with Signer.connect(path) as signer, Verifier.connect(path) as verifier:
+        for ask in (lambda: signer.mint({}, subject="s", audience="a"), signer.jwks, verifier.jwks):
+            with pytest.raises(UnreachableError, match="an answer to something else"):
+                ask()
+        with pytest.raises(UnavailableError, match="an answer to something else"):
+            verifier.verify(".".join(["eyJ9"] * 3), **WANTED)
 
 
 def test_an_agent_that_does_not_answer_in_time_is_not_waited_for(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ class GuardedProtocol(H11Protocol):
         super().__init__(crowd.config, crowd.state, {})
         self._crowd = crowd
         self._is_idle = False
+        self._is_half_closed = False
         self.owner: object = None
         """Whose share of the connections this one is of: a user, or an address."""
         self.due = 0.0
@@ -184,6 +185,12 @@ class GuardedProtocol(H11Protocol):
             self._begin()
         super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the way back open for an answer that is due: a client may close its own side behind its request."""
+        has_tls = self.transport.get_extra_info("sslcontext") is not None  # which has no such state
+        self._is_half_closed = self._is_asked and not self.cycle.more_body and not has_tls
+        return self._is_half_closed
+
     def handle_events(self) -> None:
         """Act on what was read; where that is no HTTP in a state that uvicorn did not think of, end."""
         try:
@@ -203,6 +210,8 @@ class GuardedProtocol(H11Protocol):
         super().on_response_complete()
         if self._is_asked:  # the next request was there already
             self._begin()
+        elif self._is_half_closed:
+            self.transport.close()
         elif not self.transport.is_closing():
             self._is_idle = True
             # uvicorn closes it before that, in order; this is for a client that does not even read its answer.

@@ -88,29 +88,42 @@ class Listener:
 
 async def listen(address: Address, crowd: Crowd) -> Listener:
     """Serve what connects to an address. Raises `ListenError`."""
-    loop = asyncio.get_running_loop()
+    tls = None if isinstance(address, UnixAddress) else _tls(address)
     try:
-        if isinstance(address, UnixAddress):
-            bound = _bind_unix(address)
-            server = await loop.create_unix_server(crowd.protocol, sock=bound, backlog=_AT_ONCE)
-            bound.listen(_BACKLOG)
-            return Listener(server, crowd, bound, address.path)
-        tls = _tls(address)
-        bound = _bind_tcp(address)
+        bound = _bind_unix(address) if isinstance(address, UnixAddress) else _bind_tcp(address)
+        try:
+            server = await _serve(bound, crowd, tls)
+        except BaseException:
+            bound.close()
+            if isinstance(address, UnixAddress):
+                Path(address.path).unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as exc:
+        raise ListenError(
+            f"cannot listen at {address.name}",
+            expected="an address that is free, and may be listened at",
+            found=_reason(exc),
+            fix="end what listens there, or name another address; it is tried again every few seconds",
+        ) from None
+    return Listener(server, crowd, bound, address.path if isinstance(address, UnixAddress) else None)
+
+
+async def _serve(bound: socket.socket, crowd: Crowd, tls: ssl.SSLContext | None) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    if bound.family == socket.AF_UNIX:
+        server = await loop.create_unix_server(crowd.protocol, sock=bound, backlog=_AT_ONCE)
+    else:
         handshake = _HANDSHAKE_SECONDS if tls else None
         server = await loop.create_server(
             crowd.protocol, sock=bound, backlog=_AT_ONCE, ssl=tls, ssl_handshake_timeout=handshake
         )
-        bound.listen(_BACKLOG)
-        return Listener(server, crowd, bound, None)
-    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-        reason = exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
-        raise ListenError(
-            f"cannot listen at {address.name}",
-            expected="an address that is free, and may be listened at",
-            found=reason.lower()[:200],
-            fix="end what listens there, or name another address; it is tried again every few seconds",
-        ) from None
+    bound.listen(_BACKLOG)
+    return server
+
+
+def _reason(exc: OSError | ValueError) -> str:
+    reason = exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+    return reason.lower()[:200]
 
 
 def _bind_tcp(address: TcpAddress) -> socket.socket:
@@ -176,8 +189,16 @@ def _tls(address: TcpAddress) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # An empty password: else OpenSSL asks the terminal for that of an encrypted key, and the whole agent waits.
-    context.load_cert_chain(address.cert_file, address.key_file, password="")
+    try:
+        # An empty password: else OpenSSL asks the terminal for that of an encrypted key, and the whole agent waits.
+        context.load_cert_chain(address.cert_file, address.key_file, password="")
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        raise ListenError(
+            f"cannot listen at {address.name}: its certificate cannot be used",
+            expected=f"a chain in {address.cert_file} and its key, without a password, in {address.key_file}",
+            found=_reason(exc),
+            fix="put both files there, readable by the agent's user; it is tried again every few seconds",
+        ) from None
     return context
 
 
