@@ -99,13 +99,13 @@ async def _other(run: Callable[[], Awaitable[None]], name: str, agent: Agent, pr
         present.alarm(name)
 
     while True:
-        lasting = asyncio.create_task(lasts())
         try:
-            await run()
-        except Exception as exc:  # noqa: BLE001 - a defect, whoever provokes it
-            present.alarm(name, defect(exc, while_="something ran beside the agent"))
-        finally:
-            lasting.cancel()
+            async with asyncio.TaskGroup() as tasks:
+                lasting = tasks.create_task(lasts())
+                await run()
+                lasting.cancel()
+        except* Exception as group:  # noqa: BLE001 - a defect, whoever provokes it
+            present.alarm(name, defect(group.exceptions[0], while_="something ran beside the agent"))
         await agent.node.clock.sleep(agent.self_.heartbeat)
 
 

@@ -66,9 +66,7 @@ class Agent:
         self._idle: list[_Connection] = []
         self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
-    def ask(
-        self, method: str, path: str, asked: Mapping[str, object] | None = None, **members: type
-    ) -> dict[str, Any]:
+    def ask(self, method: str, path: str, asked: Mapping[str, object] | None = None, **members: type) -> dict[str, Any]:
         """Return what the agent answers, with `members`. Raises `UnreachableError`, or what the agent refuses with."""
         if os.getpid() != self._pid:
             self._begin()  # what the parent has open is the parent's

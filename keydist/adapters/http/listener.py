@@ -94,9 +94,7 @@ async def listen(address: Address, crowd: Crowd) -> Listener:
         try:
             server = await _serve(bound, crowd, tls)
         except BaseException:
-            bound.close()
-            if isinstance(address, UnixAddress):
-                Path(address.path).unlink(missing_ok=True)
+            _withdraw(bound, address)
             raise
     except (OSError, ValueError) as exc:
         raise ListenError(
@@ -119,6 +117,12 @@ async def _serve(bound: socket.socket, crowd: Crowd, tls: ssl.SSLContext | None)
         )
     bound.listen(_BACKLOG)
     return server
+
+
+def _withdraw(bound: socket.socket, address: Address) -> None:
+    bound.close()
+    if isinstance(address, UnixAddress):
+        Path(address.path).unlink(missing_ok=True)
 
 
 def _reason(exc: OSError | ValueError) -> str:
