@@ -19,12 +19,12 @@ _FIX = (
 )
 
 
-def raised_floor(earlier: Floor | None, held: Held) -> Floor:
-    """Return the floor of an installed keyset; what was superseded or revoked before stays so."""
+def raised_floor(earlier: Floor | None, held: Held, *, revoked: frozenset[str] = frozenset()) -> Floor:
+    """Return the floor of an installed keyset; what was superseded or `revoked` before stays so."""
     superseded = earlier.superseded if earlier else frozenset[str]()
     if earlier is not None and earlier.token_id not in (None, held.token_id):
         superseded |= {earlier.token_id}
-    revoked = frozenset(entry.kid for entry in held.keyset.revoked)
+    revoked |= {entry.kid for entry in held.keyset.revoked}
     return Floor(
         lineage=held.keyset.lineage,
         epoch=held.keyset.epoch,

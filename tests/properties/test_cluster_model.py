@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -271,6 +272,7 @@ class FaithfulCluster(Cluster):
     may_lose = False
 
 
+pytestmark = pytest.mark.timeout(300)  # thirty clusters of thirty steps, on a machine that does other things besides
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(COMMON, max_examples=30, stateful_step_count=30)

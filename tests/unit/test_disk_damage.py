@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -463,6 +464,52 @@ def test_a_missing_floor_is_rebuilt_with_an_alarm(state: StateDirectory) -> None
     assert [type(alarm) for alarm in local.alarms] == [RebuiltFloorError]
     state.settle()
     assert state.load().alarms == ()
+
+
+REVOKING = extend(TWO, Change.REVOKE_ALL)
+FORGETFUL = hold(replace(extend(REVOKING, Change.REPLACE_NEXT).keyset, revoked=()))
+"""It descends from the revocation and lists it no more, as many revocations later."""
+
+
+@pytest.mark.parametrize("left", ["the marks", "the notes", "both"])
+@pytest.mark.parametrize("lost", ["missing", "unreadable"])
+def test_a_floor_that_is_rebuilt_knows_what_was_ever_revoked(state: StateDirectory, lost: str, left: str) -> None:
+    state.install(REVOKING)
+    notes = state.path.joinpath("seen.json").read_bytes()
+    state.install(FORGETFUL)
+    gone = {entry.kid for entry in REVOKING.keyset.revoked}
+    assert gone
+    if left == "the notes":
+        for mark in state.path.joinpath("public").glob("*.revoked"):
+            mark.unlink()
+    if left != "the marks":
+        state.path.joinpath("seen.json").write_bytes(notes)
+    floor = state.path / "floor.json"
+    floor.unlink() if lost == "missing" else floor.write_bytes(b"{")
+    local = state.load()
+    assert (local.held, [type(alarm) for alarm in local.alarms]) == (FORGETFUL, [RebuiltFloorError])
+    state.settle()
+    local = state.load()
+    assert local.alarms == ()
+    assert local.floor is not None
+    assert local.floor.revoked == gone
+    assert {f"{kid}.revoked" for kid in gone} <= set(state.names("public"))
+
+
+def test_a_keyset_that_lists_what_was_revoked_is_not_used_though_the_floor_is_lost(state: StateDirectory) -> None:
+    kid = TWO.keyset.active.kid
+    state.path.joinpath("public", f"{kid}.revoked").touch(mode=0o644)
+    state.path.joinpath("floor.json").unlink()
+    local = state.load()
+    assert (local.held, type(local.damage)) == (None, ForkError)
+
+
+def test_a_mark_of_no_kid_is_none(state: StateDirectory) -> None:
+    for name in ("x.revoked", ".revoked", "x" * 43 + ".revoked.revoked", "a b.revoked"):
+        state.path.joinpath("public", name).touch(mode=0o644)
+    state.path.joinpath("floor.json").unlink()
+    state.settle()
+    assert (state.load().floor, state.load().alarms) == (floor_of(TWO), ())
 
 
 FLOOR_MEMBERS: dict[str, list[object]] = {

@@ -160,11 +160,13 @@ def test_an_epoch_that_is_installed_twice_gets_a_directory_beside_the_live_one(s
 
 def test_public_keys_are_kept_for_ever(state: StateDirectory) -> None:
     epochs = [*chain(4), extend(chain(4)[-1], Change.REVOKE_ALL)]
-    ever: set[str] = set()
+    ever, revoked = set[str](), set[str]()
     for held in epochs:
         state.install(held)
         ever |= {f"{key.kid}.jwk" for key in held.keyset.signing_keys()}
-        assert set(state.names("public")) == ever
+        revoked = {f"{entry.kid}.revoked" for entry in held.keyset.revoked}
+        assert set(state.names("public")) == ever | revoked
+    assert revoked
     for key in ONE.keyset.signing_keys():
         jwk = json.loads(state.path.joinpath("public", f"{key.kid}.jwk").read_bytes())
         assert jwk == {**key.public.members, "use": "sig", "alg": key.alg, "kid": key.kid}

@@ -1,22 +1,26 @@
 """What a state directory that lost its floor still tells of the keysets that it held.
 
-Envelopes in the archive name lineage and epoch, `confirmed.json` an epoch, `seen.json` what was revoked. All of it
-only makes a node stricter: nothing is accepted because of it.
+Envelopes in the archive name lineage and epoch, `confirmed.json` an epoch, `seen.json` and the marks beside the public
+keys what was revoked. All of it only makes a node stricter: nothing is accepted because of it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from keydist.adapters.disk.records import parse_confirmation, parse_notes
 from keydist.core.accept import Floor
 from keydist.core.envelope import digest, parse_envelope
 from keydist.core.keyset import State
+from keydist.core.plaintext import parse_kid
 from keydist.errors import KeydistError, MalformedError
 
 if TYPE_CHECKING:
     from keydist.adapters.disk.posix import Directory
 
+REVOKED: Final = ".revoked"
+"""What the mark of a revoked key is called behind its kid, beside its public key."""
 _MOST = 4 * 1024 * 1024
 
 
@@ -42,7 +46,7 @@ def lost_floor(root: Directory, *, mode: int) -> Floor | None:
     if confirmed is not None and (floor is None or confirmed.epoch > floor.epoch):
         unknown = Floor(lineage=None, epoch=0, digest=b"", token_id=None)
         floor = (floor or unknown)._replace(epoch=confirmed.epoch, digest=confirmed.digest)
-    return floor._replace(revoked=_revoked(root)) if floor is not None else None
+    return floor._replace(revoked=ever_revoked(root, mode=mode)) if floor is not None else None
 
 
 def _entries(root: Directory, name: str, mode: int) -> list[str]:
@@ -70,9 +74,17 @@ def _archived(root: Directory, name: str, mode: int) -> Floor | None:
     return Floor(lineage=header.lineage, epoch=header.epoch, digest=digest(raw), token_id=header.token_id)
 
 
-def _revoked(root: Directory) -> frozenset[str]:
-    try:
+def ever_revoked(root: Directory, *, mode: int) -> frozenset[str]:
+    """Return the kids that this node has seen revoked, as far as anything but its floor says so."""
+    found = {name.removesuffix(REVOKED) for name in _entries(root, "public", mode) if _marks(name)}
+    with suppress(MalformedError):
         notes = parse_notes(root.read("seen.json", most=_MOST) or b"")
+        found |= {kid for kid, states in notes.keys.items() if State.REVOKED.value in states}
+    return frozenset(found)
+
+
+def _marks(name: str) -> bool:
+    try:
+        return name == parse_kid(name.removesuffix(REVOKED)) + REVOKED
     except MalformedError:
-        return frozenset()
-    return frozenset(kid for kid, states in notes.keys.items() if State.REVOKED.value in states)
+        return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from keydist.adapters.disk.archive import PEM, SEALED_FILES, Layout, is_laid_out, render
+from keydist.adapters.disk.evidence import REVOKED
 from keydist.adapters.disk.posix import Directory, is_temporary
 from keydist.adapters.disk.reading import ARCHIVE, FLOOR, LIVE, OVERRIDE, SEEN, live_name, may_seal, read_record
 from keydist.adapters.disk.records import format_floor, format_notes, parse_notes
@@ -59,9 +60,17 @@ def _keep_public(root: Directory, layout: Layout, new: Held) -> None:
                 public.replace(f"{key.kid}.jwk", serialise(public_jwk(key)) + b"\n", mode=0o644)
 
 
-def write_floor(root: Directory, new: Held, earlier: Floor | None) -> None:
-    """Write the floor that `new` makes of the `earlier` one."""
-    root.replace(FLOOR, format_floor(raised_floor(earlier, new)), mode=0o600)
+def write_floor(root: Directory, layout: Layout, new: Held, earlier: Floor | None) -> None:
+    """Write the floor that `new` makes of the `earlier` one; what was revoked is marked beside its public key first.
+
+    The marks outlive the floor: a public key that is kept for ever would else be believed once that is lost.
+    """
+    floor = raised_floor(earlier, new)
+    if floor.revoked:
+        with root.make(PUBLIC, mode=layout.directory_mode, gid=layout.gid) as public:
+            for name in {f"{kid}{REVOKED}" for kid in floor.revoked} - set(public.names()):
+                public.replace(name, b"", mode=0o644)
+    root.replace(FLOOR, format_floor(floor), mode=0o600)
 
 
 def note(root: Directory, new: Held, *, now: int) -> None:

@@ -113,7 +113,7 @@ class PosixKeysetDisk:
         with self._locked() as root:
             self._check_unmoved(root, based_on)
             predecessor = self._lay(root, new, based_on)
-            write_floor(root, new, based_on.floor)
+            write_floor(root, self._layout, new, based_on.floor)
             # What is noted as seen was durable before: the wait for the lock and the syncs count.
             durable = now + int(self._system.monotonic() - asked)
             self._finish(root, new, now=durable, keep=predecessor, damaged=based_on.quarantine)
@@ -128,7 +128,7 @@ class PosixKeysetDisk:
             self._check_unmoved(root, based_on)
             root.replace(OVERRIDE, format_override(new.digest), mode=0o600)
             predecessor = self._lay(root, new, based_on)
-            write_floor(root, new, based_on.floor)
+            write_floor(root, self._layout, new, based_on.floor)
             durable = now + int(self._system.monotonic() - asked)
             self._finish(root, new, now=durable, keep=predecessor, damaged=based_on.quarantine)
 
@@ -152,7 +152,7 @@ class PosixKeysetDisk:
                 self._lay(root, held, local)
                 keep = None
             if floor_is_due(root, floor):
-                write_floor(root, held, floor)
+                write_floor(root, self._layout, held, floor)
             self._finish(root, held, now=now, keep=keep, damaged=False)
 
     def confirm(self, confirmation: Confirmation) -> None:

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from keydist.adapters.disk.archive import Layout, read_archive
-from keydist.adapters.disk.evidence import lost_floor, signs
+from keydist.adapters.disk.evidence import ever_revoked, lost_floor, signs
 from keydist.adapters.disk.posix import Directory
 from keydist.adapters.disk.records import parse_confirmation, parse_floor, parse_override
 from keydist.core.accept import Floor, Held
@@ -93,11 +93,13 @@ def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...], k
             return Local(stamp=seen_stamp)
         gone = _damaged(root, layout, _gone(root, floor), floor, alarms)
         return gone._replace(stamp=seen_stamp, quarantine=False)
-    damage = not_on_floor(floor, held) if floor is not None else None
+    if floor is None:
+        floor = raised_floor(None, held, revoked=ever_revoked(root, mode=layout.directory_mode))
+        if not alarms:
+            alarms = (RebuiltFloorError("the floor is missing", fix="it is rebuilt from the live keyset"),)
+    damage = not_on_floor(floor, held)
     if damage is not None and not _was_chosen(root, held):
         return Local(floor=floor, damage=damage, alarms=alarms, stamp=seen_stamp)
-    if floor is None and not alarms:
-        alarms = (RebuiltFloorError("the floor is missing", fix="it is rebuilt from the live keyset"),)
     return Local(
         held=held,
         floor=raised_floor(floor, held),
