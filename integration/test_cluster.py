@@ -24,6 +24,7 @@ from keydist.adapters.nats.bucket import keyset_stream, problems, records_stream
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.core.entry import Stored
 from keydist.errors import ForbiddenError, TransientError
+from tests.settled import settled
 
 KILLS = int(os.environ.get("KEYDIST_TEST_CLUSTER_KILLS", "3"))
 BACK_SECONDS = 15.0
@@ -137,7 +138,7 @@ async def ask_for_planting(client: User, asked: dict[str, bytes]) -> None:
     for subject, data in asked.items():
         for target in TARGETS:
             await client.publish(subject, data, reply=target)
-    await client.flush()
+    await settled(client)
     await asyncio.sleep(0.5)  # nothing tells that nothing came
 
 
@@ -169,7 +170,7 @@ async def test_who_is_in_the_account_of_the_keys_can_write_by_reply_subject(tmp_
 async def test_a_node_writes_its_own_record_and_no_other(cluster: Cluster) -> None:
     async with cluster.client("lead-1") as leader, cluster.client("a") as follower:
         heard = await leader.subscribe(RECORDS_HEARD)
-        await leader.flush()
+        await settled(leader)
         for client, name in ((follower, "a"), (leader, "lead-1")):
             acknowledged = await client.request(USE.records + name, b"mine", timeout=10)
             assert json.loads(acknowledged.data)["stream"] == "KV_keydist-nodes"
@@ -196,7 +197,7 @@ async def test_every_other_node_hears_who_and_answers(cluster: Cluster) -> None:
     ):
         for client in (other, a, b):
             await client.subscribe(WHO, cb=answer)
-            await client.flush()
+            await settled(client)
         await asyncio.sleep(0.5)  # interest spreads to the other servers, which nothing tells
         inbox = asking.new_inbox()
         answers = await asking.subscribe(inbox)

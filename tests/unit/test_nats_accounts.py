@@ -17,6 +17,7 @@ from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.adapters.nats.trail import NatsTrailStream
 from keydist.core.entry import Stored
 from keydist.errors import BucketMissingError, ConflictError, ForbiddenError
+from tests.settled import settled
 
 LEADERS = ("lead-1", "lead-2")
 FOLLOWERS = ("a", "b")
@@ -390,7 +391,7 @@ async def test_a_leader_could_put_junk_into_a_trail_by_the_same_way(guarded: Gua
         assert await lead.last("a") is not None  # connects
         client = lead._connection._link._client
         await client.publish("keydist.audit.keydist.lead-1", b"x", reply="keydist.audit.keydist.a")
-        await client.flush()
+        await settled(client)
         await lead.read(after=0, node=None)
         _, _, (node, junk) = await held_by(operator)
         assert (node, b"keydist-audit" in junk) == ("a", True)  # why records are signed and counted

@@ -29,6 +29,7 @@ from keydist.errors import (
     TransientError,
     UnreachableError,
 )
+from tests.settled import settled
 
 StartServer = Callable[..., EmbeddedServer]
 
@@ -81,7 +82,7 @@ async def silent_subject(server: EmbeddedServer, subject: str) -> AsyncIterator[
     client = Client()
     await client.connect(server.url)
     await client.subscribe(subject)
-    await client.flush()
+    await settled(client)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from keydist.adapters.nats import dialing
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.wire import Heard, first_of
 from keydist.errors import CredentialsRefusedError, ForbiddenError, TransientError, UnreachableError
+from tests.settled import settled
 
 StartServer = Callable[..., EmbeddedServer]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -418,10 +419,10 @@ async def test_only_an_inbox_is_answered(nats_server: EmbeddedServer, reply: str
         if reply:
             await attacker.subscribe(reply, cb=hear)
         await attacker.publish("question.here", reply=reply)
-        await attacker.flush()
+        await settled(attacker)
         await until(lambda: bool(questions))
         await made.request("nobody.there")
-        await attacker.flush()
+        await settled(attacker)
         await attacker.close()
     assert (questions, answered) == ([False], [])
 
@@ -488,7 +489,7 @@ async def test_three_hundred_losses_leave_nothing_behind(start_server: StartServ
     ):
         monitor = Monitor(system)
         await silent.subscribe("silent")
-        await silent.flush()
+        await settled(silent)
         made.subscribe("some.*", lambda _message: None)
 
         async def lose() -> None:

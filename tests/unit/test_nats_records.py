@@ -18,6 +18,7 @@ from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import MAX_RECORD, NatsNodeRecords
 from keydist.adapters.nats.wire import Reply
 from keydist.errors import KeydistError, StoreTimeoutError, TransientError, UnreachableError, UsageError
+from tests.settled import settled
 
 if TYPE_CHECKING:
     from tests.conftest import Admin
@@ -151,9 +152,9 @@ async def test_who_asks_all_the_time_makes_nobody_seal_all_the_time(opened: Any)
         await admin.client.subscribe(inbox, cb=count)
         for _ in range(500):
             await admin.client.publish("keydist.who", reply=inbox)
-        await admin.client.flush()
+        await settled(admin.client)
         await records.read_all()
-        await admin.client.flush()
+        await settled(admin.client)
     assert 1 <= sealed[0] <= 3
     assert 50 <= answered[0] <= 200
 
@@ -167,7 +168,7 @@ async def test_answers_are_bounded(opened: Any) -> None:  # noqa: ANN401
                 await message.respond(str(number).encode())
 
         await admin.client.subscribe("keydist.who", cb=answer)
-        await admin.client.flush()
+        await settled(admin.client)
         async with asyncio.timeout(5):
             answers = await records.ask_living(60)
         # The one too large, those taken, and one for whoever was not heard.
@@ -182,7 +183,7 @@ async def test_whose_answers_are_used_up_is_not_nobody(opened: Any) -> None:  # 
         inbox = admin.client.new_inbox()
         for _ in range(150):
             await admin.client.publish("keydist.who", reply=inbox)
-        await admin.client.flush()
+        await settled(admin.client)
         await records.read_all()
         with pytest.raises(StoreTimeoutError, match="does not answer"):
             await asker.ask_living(0.2)
@@ -204,12 +205,12 @@ async def test_who_says_that_nobody_listens_hides_no_answer(opened: Any, forged:
         async def answer(message: Any) -> None:  # noqa: ANN401 - of nats-py
             for _ in range(forged):
                 await admin.client.publish(message.reply, headers={"Status": "503"})
-            await admin.client.flush()
+            await settled(admin.client)
             await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.1)
             await message.respond(b"here")
 
         await admin.client.subscribe("keydist.who", cb=answer)
-        await admin.client.flush()
+        await settled(admin.client)
         assert await records.ask_living(0.5) == (b"here",)
 
 

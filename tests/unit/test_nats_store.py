@@ -21,6 +21,7 @@ from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.adapters.nats.wire import Reply
 from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ConfigError, ConflictError, KeydistError, StoreTimeoutError, TransientError, UnreachableError
+from tests.settled import settled
 
 READ, GET, INFO = "$JS.API.STREAM.MSG.GET.KV_x", "$JS.API.DIRECT.GET.KV_x.$KV.x.e", "$JS.API.STREAM.INFO.KV_x"
 PUT, CREATE = "$KV.x.e", "$JS.API.STREAM.CREATE.KV_x"
@@ -77,7 +78,7 @@ async def scripted(server: EmbeddedServer, **answers: list[Answer]) -> AsyncIter
 
     for name, script in answers.items():
         await client.subscribe(globals()[name.upper()], cb=responder(script))
-    await client.flush()
+    await settled(client)
     store = NatsKeysetStore(Connection(Server(urls=(server.url,), node="n1")), bucket="x", entry="e")
     try:
         yield store
