@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,13 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from integration.browser import Browser, Site, browsing
+from integration.fleet import Member
+from integration.nodes import Node
 from integration.npm import install
+from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.page import render_page
 from tests.reports import LEADER, REPORTS
+from tests.unit.agent_host import eventually
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -78,14 +83,18 @@ def test_axe_finds_nothing(  # noqa: PLR0917 - a case and three fixtures
         )
     site.page = render_page(report)
     browser.show(site.url, width=width, dark=scheme == "dark")
+    assert violations(browser, axe) == []
+
+
+def violations(browser: Browser, axe: str) -> list[tuple[str, list[str]]]:
+    """Return which rules of accessibility the page breaks, and where."""
     browser.run(axe)
     found = browser.driver.execute_async_script(
         "const [rules, done] = arguments; axe.run(document, {runOnly: rules}).then(done, e => done({error: `${e}`}))",
         _RULES,
     )
     assert found["passes"], found
-    told = [(rule["id"], [node["target"] for node in rule["nodes"]]) for rule in found["violations"]]
-    assert told == []
+    return [(rule["id"], [node["target"] for node in rule["nodes"]]) for rule in found["violations"]]
 
 
 def test_its_style_is_the_one_that_its_policy_allows(browser: Browser, site: Site) -> None:
@@ -131,6 +140,40 @@ def test_a_keyboard_reaches_every_link_and_sees_where_it_is(browser: Browser, si
         assert focused.value_of_css_property("outline-style") == "solid"
         assert focused.location["x"] >= 0, "what has the focus is seen"
     assert reached == ["Skip to the content", "Load it again", "JWK Set", "health", "readiness"]
+
+
+def test_an_agent_serves_the_page_of_its_own_node_and_it_changes_with_the_keyset(
+    browser: Browser, axe: str, tmp_path: Path
+) -> None:
+    server = EmbeddedServer(tmp_path / "nats")
+    server.start()
+    serves = {"http": {"listen": "127.0.0.1:0"}}
+    node = Node(directory=tmp_path / "node-a", url=server.url, bucket="page", role="leader", more=serves)
+    member = Member(node)
+    member.start()
+    try:
+        eventually(lambda: any(event["event"] == "serving" and event["what"] == "http" for event in member.events()))
+        url = next(event["at"] for event in member.events() if event.get("what") == "http")
+        eventually(lambda: (node.load().held is not None) or None)
+        kids = []
+        for _ in range(2):
+            held = node.load().held
+            assert held is not None
+            kids.append(held.keyset.active.kid)
+            eventually(lambda: kids[-1][:8] in _shown(browser, f"http://{url}/"))
+            assert violations(browser, axe) == []
+            assert browser.log("browser") == []
+            node.start_command("key", "revoke", kids[-1], "--reason", "a test", "--yes").answer()
+        assert len(set(kids)) == 2
+        assert "node-a" in browser.driver.title
+    finally:
+        member.end(signal.SIGTERM)
+        server.stop()
+
+
+def _shown(browser: Browser, url: str) -> str:
+    browser.show(url)
+    return str(browser.run("return document.body.innerText"))
 
 
 @pytest.mark.skipif(not os.environ.get("KEYDIST_SCREENSHOT"), reason="KEYDIST_SCREENSHOT=1 takes the README's picture")
