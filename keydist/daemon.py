@@ -18,6 +18,7 @@ from keydist.adapters.credentials_socket import CredentialsSocket
 from keydist.adapters.disk.archive import JWKS, PEM
 from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.hooks import HookFiles, Hooks
+from keydist.adapters.http.listener import Places
 from keydist.adapters.machine_id import machine_hash
 from keydist.adapters.mints import fold_mints, read_mints
 from keydist.adapters.trail.spool import batches, fold_spools
@@ -86,6 +87,7 @@ class Daemon:
         self._stops = False
         self._start: Start | None = None
         self._credentials: CredentialsSocket | None = None
+        self._places = Places()
 
     async def run(self) -> None:
         """Run until SIGTERM. Raises what keeps an agent from starting at all."""
@@ -102,6 +104,7 @@ class Daemon:
             while run is not None:
                 run = await self._run_until_told(run)
         finally:
+            self._places.leave()
             if self._credentials is not None:
                 self._credentials.close()
         self._log.event("stopped")
@@ -194,6 +197,7 @@ class Daemon:
             log=self._log,
             report=reporter.report,
             disbelieved=disbelieved,
+            places=self._places,
         )
         return Agent(
             node=Node(

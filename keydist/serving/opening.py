@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from keydist.adapters.http.listener import TcpAddress, UnixAddress
+from keydist.adapters.http.listener import Places, TcpAddress, UnixAddress
 from keydist.adapters.mints import MintCounter, make_private
 from keydist.errors import KeydistError, NotYetError
 from keydist.services.facts import Who, node_facts
@@ -67,10 +67,12 @@ def open_serving(
     log: Journal,
     report: Callable[[], Report | None],
     disbelieved: Counter[str],
+    places: Places,
 ) -> Serving:
     """Return what the agent of a node serves; nothing listens yet. Raises `ConfigError`.
 
-    `report` tells how the node stands; `disbelieved` counts the JWTs that were not believed at the socket, by reason.
+    `report` tells how the node stands; `disbelieved` counts the JWTs that were not believed at the socket, by reason;
+    `places` keeps its sockets over a reload.
     """
     config, disk, clock = node.config, node.disk, node.clock
     signer = Signer(
@@ -104,7 +106,7 @@ def open_serving(
         with suppress(KeydistError):  # what cannot be made cannot be listened in: that is told
             make_private(config.runtime_dir)
 
-    return Serving(Servers(tuple(served), clock=clock, log=log, prepare=prepare), signer)
+    return Serving(Servers(tuple(served), clock=clock, log=log, prepare=prepare, places=places), signer)
 
 
 def _status(node: Machine, insight: Insight) -> Mapping[str, object]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from keydist.adapters.http.listener import Address, Listener
+    from keydist.adapters.http.listener import Address, Listener, Places
     from keydist.ports import Clock, Journal
     from keydist.serving.answers import App
 
@@ -42,10 +42,12 @@ class Servers:
         log: Journal,
         limits: Limits | None = None,
         prepare: Callable[[], object] = tuple,
+        places: Places | None = None,
     ) -> None:
-        """`prepare` is called before each attempt to listen."""
+        """`prepare` is called before each attempt to listen; `places` keeps the sockets for who serves them next."""
         self._served = served
         self._prepare = prepare
+        self._places = places
         self._clock = clock
         self._log = log
         self._limits = limits or Limits()
@@ -57,6 +59,8 @@ class Servers:
 
     async def run(self) -> NoReturn:
         """Serve until cancelled."""
+        if self._places is not None:
+            self._places.leave(but=[served.address for served in self._served])
         open_: dict[str, Listener] = {}
         again = -math.inf
         try:
@@ -79,7 +83,7 @@ class Servers:
             if served.what in open_:
                 continue
             try:
-                listener = await listen(served.address, Crowd(served.app, self._clock, self._limits))
+                listener = await listen(served.address, Crowd(served.app, self._clock, self._limits), self._places)
             except ListenError as exc:
                 self._alarms[served.what] = exc
             else:

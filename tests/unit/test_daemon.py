@@ -581,6 +581,21 @@ def test_it_serves_what_its_disk_holds_and_a_reload_changes_what_and_where(insta
     assert sum(minted.jwts for minted in counted.values()) == 2
 
 
+def test_a_reload_is_not_noticed_by_who_mints(install: Callable[..., Host]) -> None:
+    agent = install(issuer="https://issuer", http={"listen": "127.0.0.1:0"}).start()
+    agent.wait_for("READY=1")
+    eventually(lambda: serving(agent, "http"))
+    [path], [at] = serving(agent, "socket"), serving(agent, "http")
+    with Signer.connect(path) as signer:
+        for reloads in range(1, 4):
+            agent.hang_up()
+            while len(agent.events("reloaded")) < reloads:
+                signer.mint({}, subject="s", audience="api")
+            signer.mint({}, subject="s", audience="api")
+    assert http_get(at, "/healthz").status == 200, "at the same port, although any free one would do"
+    assert agent.stop() == 0
+
+
 def test_an_address_that_cannot_be_had_is_an_alarm_and_no_end(install: Callable[..., Host]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = install(http={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})

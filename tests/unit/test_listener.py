@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.http.guard import Crowd, Limits
-from keydist.adapters.http.listener import Listener, TcpAddress, UnixAddress, listen
+from keydist.adapters.http.listener import Listener, Places, TcpAddress, UnixAddress, listen
 from keydist.errors import ListenError
 from keydist.serving import servers as servers_module
 from keydist.serving.local import nowhere
@@ -132,6 +132,53 @@ async def test_what_cannot_be_had_says_why(address: UnixAddress | TcpAddress) ->
     with pytest.raises(ListenError, match="cannot listen at") as caught:
         await listen(address, crowd())
     assert caught.value.found
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_who_connects_while_nobody_serves_is_answered_by_who_serves_next(tmp_path: Path, kind: str) -> None:
+    places = Places()
+    address = UnixAddress(str(tmp_path / "a.sock"), 0o600) if kind == "unix" else TcpAddress("127.0.0.1", 0)
+    first = await listen(address, crowd(), places)
+    name = first.name
+    first.close()
+    with connected(name) as client:
+        client.sendall(GET)
+        second = await listen(address, crowd(), places)
+        assert second.name == name
+        assert await asyncio.to_thread(client.recv, 9) == b"HTTP/1.1 "
+    second.close()
+    places.leave()
+    with pytest.raises(OSError, match=r"refused|No such file"):
+        connected(name)
+    assert left_in(tmp_path) == []
+
+
+def connected(name: str) -> socket.socket:
+    host, _, port = name.rpartition(":")
+    if host:
+        return socket.create_connection((host, int(port)), 5)
+    client = socket.socket(socket.AF_UNIX)
+    try:
+        client.settimeout(5)
+        client.connect(name)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+async def test_a_kept_socket_that_was_removed_is_made_again_and_one_of_no_use_is_closed(tmp_path: Path) -> None:
+    places, path, other = Places(), tmp_path / "a.sock", tmp_path / "b.sock"
+    for at in (path, other):
+        (await listen(UnixAddress(str(at), 0o600), crowd(), places)).close()
+    path.unlink()
+    again = await listen(UnixAddress(str(path), 0o600), crowd(), places)
+    assert path.is_socket()
+    places.leave(but=[UnixAddress(str(other), 0o660)])  # with another mode it is another socket
+    assert left_in(tmp_path) == [path]
+    again.close()
+    places.leave()
+    assert left_in(tmp_path) == []
 
 
 def left_in(path: Path) -> list[Path]:

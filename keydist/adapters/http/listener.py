@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from keydist.errors import ListenError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from keydist.adapters.http.guard import Crowd
 
 _BACKLOG: Final = 512
@@ -58,15 +60,61 @@ class TcpAddress(NamedTuple):
 Address = UnixAddress | TcpAddress
 
 
+class Places:
+    """Sockets that outlive who served them: who connects during a reload waits in the kernel and is answered after."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Address, _Bound] = {}
+
+    def take(self, address: Address) -> _Bound | None:
+        """Return the socket that was kept for an address; None where there is none, or its name leads elsewhere."""
+        bound = self._kept.pop(address, None)
+        if bound is None or bound.is_in_place():
+            return bound
+        bound.close()
+        return None
+
+    def keep(self, bound: _Bound) -> None:
+        """Keep a socket for who serves its address next."""
+        self._kept.setdefault(bound.address, bound)
+        if self._kept[bound.address] is not bound:  # any free port, twice
+            bound.close()
+
+    def leave(self, *, but: Collection[Address] = ()) -> None:
+        """Close what is kept, but for some addresses."""
+        for address in self._kept.keys() - set(but):
+            self._kept.pop(address).close()
+
+
+class _Bound:
+    """A listening socket and the name that leads to it."""
+
+    def __init__(self, bound: socket.socket, address: Address) -> None:
+        self.socket = bound
+        self.address = address
+        self._path = address.path if isinstance(address, UnixAddress) else None
+        self._found = _identity(self._path)
+        self.name = self._path or TcpAddress(*bound.getsockname()[:2]).name
+
+    def is_in_place(self) -> bool:
+        return self._path is None or (self._found is not None and _identity(self._path) == self._found)
+
+    def close(self) -> None:
+        self.socket.close()
+        if self._path is not None and self.is_in_place():
+            with suppress(OSError):
+                Path(self._path).unlink()
+
+
 class Listener:
     """A socket that is served; `close` it."""
 
-    def __init__(self, server: asyncio.Server, crowd: Crowd, bound: socket.socket, path: str | None) -> None:
+    def __init__(self, server: asyncio.Server, crowd: Crowd, bound: _Bound, places: Places | None) -> None:
         self._server = server
         self._crowd = crowd
-        self._path = path
-        self._found = _identity(path)
-        self.name = path or TcpAddress(*bound.getsockname()[:2]).name
+        self._bound = bound
+        self._places = places
+        self.name = bound.name
         """Where it listens, as it turned out."""
 
     def sweep(self) -> None:
@@ -75,26 +123,29 @@ class Listener:
 
     def is_in_place(self) -> bool:
         """Tell whether who connects by the name still gets here: a Unix socket may be removed or replaced."""
-        return self._path is None or (self._found is not None and _identity(self._path) == self._found)
+        return self._bound.is_in_place()
 
     def close(self) -> None:
-        """Listen no more and drop every connection; a Unix socket is removed if it is still this one."""
+        """Drop every connection. Listen no more, unless the socket is kept; a Unix socket is removed if still this."""
         self._server.close()
-        if self._path is not None and self.is_in_place():
-            with suppress(OSError):
-                Path(self._path).unlink()
+        if self._places is not None and self.is_in_place():
+            self._places.keep(self._bound)
+        else:
+            self._bound.close()
         self._crowd.close()
 
 
-async def listen(address: Address, crowd: Crowd) -> Listener:
-    """Serve what connects to an address. Raises `ListenError`."""
+async def listen(address: Address, crowd: Crowd, places: Places | None = None) -> Listener:
+    """Serve what connects to an address, on the socket that `places` kept of it. Raises `ListenError`."""
     tls = None if isinstance(address, UnixAddress) else _tls(address)
     try:
-        bound = _bind_unix(address) if isinstance(address, UnixAddress) else _bind_tcp(address)
+        bound = (places.take(address) if places else None) or _bind(address)
+        copy = bound.socket.dup()  # the server closes what it is given
         try:
-            server = await _serve(bound, crowd, tls)
+            server = await _serve(copy, crowd, tls)
         except BaseException:
-            _withdraw(bound, address)
+            copy.close()
+            bound.close()
             raise
     except (OSError, ValueError) as exc:
         raise ListenError(
@@ -103,7 +154,11 @@ async def listen(address: Address, crowd: Crowd) -> Listener:
             found=_reason(exc),
             fix="end what listens there, or name another address; it is tried again every few seconds",
         ) from None
-    return Listener(server, crowd, bound, address.path if isinstance(address, UnixAddress) else None)
+    return Listener(server, crowd, bound, places)
+
+
+def _bind(address: Address) -> _Bound:
+    return _Bound(_bind_unix(address) if isinstance(address, UnixAddress) else _bind_tcp(address), address)
 
 
 async def _serve(bound: socket.socket, crowd: Crowd, tls: ssl.SSLContext | None) -> asyncio.Server:
@@ -117,12 +172,6 @@ async def _serve(bound: socket.socket, crowd: Crowd, tls: ssl.SSLContext | None)
         )
     bound.listen(_BACKLOG)
     return server
-
-
-def _withdraw(bound: socket.socket, address: Address) -> None:
-    bound.close()
-    if isinstance(address, UnixAddress):
-        Path(address.path).unlink(missing_ok=True)
 
 
 def _reason(exc: OSError | ValueError) -> str:
