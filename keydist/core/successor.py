@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 USES = ("sig", "enc")
 _MOST_PLAINTEXT: Final = 32 * 1024
-"""What a revocation leaves room beside, of the 48 KiB of an envelope in base64: the rotations after it need some."""
+"""Of the 48 KiB of an envelope in base64: so that keys have room, the oldest revocations leave before their time."""
 _ORDER = {State.ACTIVE: 0, State.NEXT: 1, State.RETIRED: 2}
 
 
@@ -69,8 +69,7 @@ def revoked(
     """Return the keyset with keys revoked, in one epoch, with an active and a next key of each use as ever.
 
     For a revoked active key next signs at once; where that is revoked too, the second of `fresh` does. `drop` names
-    retired keys and revocations that leave: they make room. Where that is not enough, the oldest revocations leave
-    before their time: what they name is listed nowhere any more, and so accepted nowhere.
+    retired keys and revocations that leave: they make room.
     Raises `UsageError` for a kid that is not listed and for a reason that the format has no room for.
     """
     keyset = held.keyset
@@ -85,14 +84,14 @@ def revoked(
         left = [key for key in keyset.keys if key.use == use and key.kid not in kids and key.kid not in drop]
         keys += _completed(left, use, now=now, alg=alg, fresh=fresh)
     fresh_entries = tuple(Revocation(kid=key.kid, at=now, reason=reason) for key in keyset.keys if key.kid in kids)
-    found = _successor(held, now=now, keys=keys, revoked=(*_left(held, drop), *fresh_entries))
-    return _with_room(found, keep=len(fresh_entries))
+    return _successor(held, now=now, keys=keys, revoked=(*_left(held, drop), *fresh_entries), keep=len(fresh_entries))
 
 
 def _with_room(keyset: Keyset, *, keep: int) -> Keyset:
     """Return a keyset that can be sealed: without as many of its oldest revocations as that takes, but the last `keep`.
 
-    Without any of those it always can: an entry is shorter than the key that it stands for.
+    Without the others it always can: an entry is shorter than the key that it stands for. What they name is listed
+    nowhere any more, and so accepted nowhere.
     """
     older = len(keyset.revoked) - keep
     size = len(serialise_keyset(keyset))
@@ -133,10 +132,11 @@ def _successor(
     keys: Iterable[Key] | None = None,
     revoked: tuple[Revocation, ...] | None = None,
     policy: Policy | None = None,
+    keep: int = 0,
 ) -> Keyset:
     keyset = held.keyset
     found = keyset.keys if keys is None else tuple(sorted(keys, key=_place))
-    return Keyset(
+    fresh = Keyset(
         lineage=keyset.lineage,
         epoch=keyset.epoch + 1,
         issued=now,
@@ -145,6 +145,7 @@ def _successor(
         keys=found,
         revoked=keyset.revoked if revoked is None else revoked,
     )
+    return _with_room(fresh, keep=keep)
 
 
 def check_reason(reason: str) -> None:

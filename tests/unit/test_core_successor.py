@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -341,6 +343,34 @@ def test_a_revocation_finds_room_whatever_the_keyset_holds(held: Held, most: int
     assert len(older) <= most
     gone = {entry.kid for entry in held.keyset.revoked[: len(held.keyset.revoked) - len(older)]}
     assert not gone & {key.kid for key in after.keys}, "what left its list is accepted nowhere"
+
+
+def brimful() -> Held:
+    """Return a keyset with room for one more retired key, whose envelope is as large as it may be."""
+    for count in range(256, 0, -1):
+        with suppress(MalformedError):
+            held = crowded(count, reason="x" * 64)
+            return hold(without(held, now=NOW, drop={sig_key("old 0").kid, enc_key("old 0").kid}))
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        partial(resealed, now=LATER),
+        partial(rotated, now=LATER, alg="EdDSA", fresh=FRESH),
+        partial(republished_next, now=LATER, alg="EdDSA", fresh=FRESH),
+        partial(extended, now=LATER, kid=kid("A"), until=LATER),
+        partial(with_policy, now=LATER, policy=Policy(rotate_every=1)),
+    ],
+    ids=lambda change: change.func.__name__,
+)
+def test_every_other_change_finds_room_too(change: Callable[[Held], Keyset]) -> None:
+    held = brimful()
+    after = taken(change(held), held)
+    assert after.revoked == held.keyset.revoked[len(held.keyset.revoked) - len(after.revoked) :]
+    if change.func is rotated:  # type: ignore[attr-defined]
+        assert len(after.revoked) < len(held.keyset.revoked)
 
 
 def test_no_revocation_leaves_before_its_time_where_there_is_room() -> None:
