@@ -181,17 +181,18 @@ async def in_audit(node: Machine, jwt: str) -> Recorded | None:
 
 
 def journal(node: Machine) -> FileJournal:
-    """Return the journal of a node's audit trail."""
+    """Return the journal of a node's audit trail; its lock is waited for no longer than the disk's."""
     from keydist.adapters.entropy import SystemEntropy  # noqa: PLC0415 - not needed from disk
-    from keydist.adapters.trail.journal import FileJournal  # noqa: PLC0415
+    from keydist.adapters.trail import journal as trail  # noqa: PLC0415
     from keydist.core.audit import Place as Trail  # noqa: PLC0415
 
     config = node.config
-    return FileJournal(
+    return trail.FileJournal(
         config.state_dir,
         Trail(cluster=config.cluster, node=config.node),
         SystemEntropy(),
         directory_mode=node.disk.layout.directory_mode,
+        lock_seconds=min(trail.LOCK_SECONDS, node.disk.lock_seconds),
     )
 
 

@@ -78,7 +78,7 @@ class PosixKeysetDisk:
         self._layout = layout
         self._mode = layout.directory_mode
         self._system = system or System()
-        self._lock_seconds = lock_seconds
+        self.lock_seconds = lock_seconds
         self._known: Held | None = None
 
     @property
@@ -245,7 +245,7 @@ class PosixKeysetDisk:
 
     @contextmanager
     def _locked(self) -> Iterator[Directory]:
-        deadline = self._system.monotonic() + self._lock_seconds
+        deadline = self._system.monotonic() + self.lock_seconds
         with self._make(self._path) as root:
             while True:
                 with root.locked("lock") as given:
@@ -255,7 +255,7 @@ class PosixKeysetDisk:
                 if self._system.monotonic() >= deadline:
                     raise BusyError(
                         "another keydist process holds the lock of the state directory",
-                        found=f"{self._path}/lock is held for more than {self._lock_seconds:g} s",
+                        found=f"{self._path}/lock is held for more than {self.lock_seconds:g} s",
                         fix=f"look for it with: fuser {self._path}/lock",
                     )
                 self._system.sleep(_LOCK_PAUSE)
