@@ -13,12 +13,13 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration bench lint lock clean
+.PHONY: help demo test test-all pytest integration bench fuzz lint lock clean
 .SILENT:
 
 DEMO = .venv
 # One test environment a Python version; lint and bench use it too.
 TEST = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+FUZZ = .venv-fuzz
 SUITE = tests integration
 CLUSTERS = $(filter integration%,$(SUITE))
 
@@ -72,6 +73,10 @@ bench: ## the measurements
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python -m bench $(ARGS)
 
+fuzz: ## atheris on every parser; ARGS="--seconds 600 envelope"
+	$(call environment,$(FUZZ),requirements/fuzz.txt)
+	$(FUZZ)/bin/python -m fuzz $(ARGS)
+
 lint: ## ruff, mypy, import-linter
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/ruff check --quiet
@@ -91,8 +96,9 @@ lock: ## pin the requirements anew; UPGRADE=1 takes newer versions where the pre
 	$(LOCK) -o requirements/embedded.txt -c requirements/runtime.txt --extra embedded pyproject.toml requirements/runtime.in
 	$(LOCK) -o requirements/test.txt -c requirements/embedded.txt -c requirements/build.txt \
 		--extra embedded pyproject.toml requirements/runtime.in requirements/test.in
+	$(LOCK) -o requirements/fuzz.txt -c requirements/test.txt pyproject.toml requirements/runtime.in requirements/fuzz.in
 
 clean: ## remove what make made
-	rm -rf .venv .venv-* .coverage .coverage.* build keydist.egg-info
+	rm -rf .venv .venv-* .fuzz .coverage .coverage.* build keydist.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find keydist tests integration bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find keydist tests integration bench fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,32 @@
+"""A short run of what `make fuzz` does for long: no input makes a parser do anything but answer or refuse."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fuzz.targets import TARGETS
+from keydist.errors import KeydistError
+from tests.properties.strategies import damaged, mangled
+
+ANY_BYTE = bytes(range(256))
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"answer", "yaml"}))  # theirs are good in form, and say no
+def test_a_good_input_is_taken(name: str) -> None:
+    for seed in TARGETS[name].seeds:
+        TARGETS[name].check(seed)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_other_is_taken_or_refused(name: str, data: st.DataObject) -> None:
+    target = TARGETS[name]
+    seed = data.draw(st.sampled_from(target.seeds))
+    raw = data.draw(damaged(seed, ANY_BYTE) | mangled(seed) | st.binary(max_size=200))
+    with suppress(KeydistError):
+        target.check(raw)
