@@ -206,7 +206,7 @@ async def test_who_says_that_nobody_listens_hides_no_answer(opened: Any, forged:
             for _ in range(forged):
                 await admin.client.publish(message.reply, headers={"Status": "503"})
             await settled(admin.client)
-            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.1)
+            await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.02)
             await message.respond(b"here")
 
         await admin.client.subscribe("keydist.who", cb=answer)
