@@ -168,6 +168,13 @@ class PublicKeys(Protocol):
         """
         ...
 
+    def was_revoked(self, kid: str) -> bool:
+        """Tell whether the key is marked as one that was revoked, by this node or by whoever its copy came from.
+
+        Raises as `public_jwk`.
+        """
+        ...
+
 
 class Auditor(Protocol):
     """Where the audit trail is written. Never raises, and stops nothing: what cannot be written is told elsewhere.

@@ -15,6 +15,7 @@ from keydist.core.jwk import parse_public_jwk
 from keydist.core.jws import Claims, check_claims, check_signature, parse_compact
 from keydist.core.strict import fixed
 from keydist.errors import (
+    DiskError,
     InvalidJwtError,
     KeydistError,
     MalformedError,
@@ -53,7 +54,7 @@ def verify_past(
     kid = parsed.header.kid
     _check_kid(kid)
     held, floor = _held(load)
-    _refuse_revoked(kid, held, floor)
+    _refuse_revoked(kid, held, floor, keys)
     alg, public = _kept(keys, kid)
     check_signature(parsed, crypto.load_public(public.spki), alg=alg, typ=typ)
     if leeway is None:
@@ -78,14 +79,14 @@ def _held(load: Callable[[], Local]) -> tuple[Held, Floor | None]:
     if local.held is None:
         _cannot_tell("this node has no keyset: it does not know what was revoked", local.damage or NotYetError("none"))
     for alarm in local.alarms:
-        if isinstance(alarm, RebuiltFloorError):
+        if isinstance(alarm, RebuiltFloorError | DiskError):
             _cannot_tell("this node may have forgotten what was revoked", alarm)
     return local.held, local.floor
 
 
-def _refuse_revoked(kid: str, held: Held, floor: Floor | None) -> None:
+def _refuse_revoked(kid: str, held: Held, floor: Floor | None, keys: PublicKeys) -> None:
     when = next((date(entry.at) for entry in held.keyset.revoked if entry.kid == kid), None)
-    if when is None and (floor is None or kid not in floor.revoked):
+    if when is None and (floor is None or kid not in floor.revoked) and not _is_marked(keys, kid):
         return
     raise InvalidJwtError(
         f"the key of the JWT was revoked {when or 'at a time that the keyset no longer lists'}: it proves nothing,"
@@ -94,6 +95,13 @@ def _refuse_revoked(kid: str, held: Held, floor: Floor | None) -> None:
         expected="a key that was never revoked",
         fix="rest on other evidence that the JWT was there before: whoever had the key may have dated it back",
     )
+
+
+def _is_marked(keys: PublicKeys, kid: str) -> bool:
+    try:
+        return keys.was_revoked(kid)
+    except KeydistError as exc:
+        _cannot_tell("this node cannot read what was revoked: public/", exc)
 
 
 def _kept(keys: PublicKeys, kid: str) -> tuple[str, crypto.PublicPart]:

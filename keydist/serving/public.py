@@ -85,12 +85,12 @@ class Public:
             parse_kid(kid)
         except MalformedError as exc:
             raise RefusedRequest(404, UsageError(exc.message, expected=exc.expected)) from None
-        if kid in self.published.revoked():
-            raise RefusedRequest(
-                410,
-                InvalidJwtError("the key was revoked", reason="kid-revoked", fix="believe nothing that it signed"),
-            )
         try:
+            if kid in self.published.revoked() or self.keys.was_revoked(kid):
+                raise RefusedRequest(
+                    410,
+                    InvalidJwtError("the key was revoked", reason="kid-revoked", fix="believe nothing that it signed"),
+                )
             raw = self.keys.public_jwk(kid)
             if raw is not None:
                 return raw, parse_public_jwk(raw, kid)[1]

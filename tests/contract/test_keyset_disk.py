@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -14,7 +15,7 @@ from keydist.core.local import Confirmation, Local, Start
 from keydist.core.notes import Notes
 from keydist.core.token import BootstrapToken
 from keydist.errors import ConflictError
-from keydist.ports import KeysetDisk
+from keydist.ports import KeysetDisk, PublicKeys
 from tests.crash.state import StateDirectory
 from tests.fakes.memory_disk import MemoryFolder, MemoryKeysetDisk
 from tests.material import (
@@ -34,7 +35,11 @@ ONE, TWO, THREE = chain(3)
 OTHER_SIDE = extend(ONE, Change.REPLACE_NEXT, name="other side ")
 OTHER_HISTORY = first("other ", lineage=OTHER_LINEAGE)
 
-Open = Callable[[], KeysetDisk]
+class Disk(KeysetDisk, PublicKeys, Protocol):
+    """Both that a node's disk is."""
+
+
+Open = Callable[[], Disk]
 """Opens the same disk once more, as another process does."""
 
 
@@ -81,6 +86,8 @@ def test_the_floor_remembers_what_was_revoked_and_which_token_was_superseded(ope
     assert revoked
     floor = load(open_disk, TOKEN, OTHER_TOKEN).floor
     assert floor == floor_of(forgetting, superseded=frozenset({TOKEN.token_id}), revoked=revoked)
+    keys = open_disk()
+    assert {kid for kid in revoked | {key.kid for key in forgetting.keyset.keys} if keys.was_revoked(kid)} == revoked
 
 
 def test_loading_changes_nothing(open_disk: Open) -> None:

@@ -28,6 +28,7 @@ class MemoryFolder:
     floor: Floor | None = None
     notes: Notes = field(default_factory=Notes)
     public: dict[str, bytes] = field(default_factory=dict)
+    marks: frozenset[str] = frozenset()
     confirmation: Confirmation | None = None
     start: Start | None = None
     refused: list[bytes] = field(default_factory=list)
@@ -85,6 +86,7 @@ class MemoryKeysetDisk:
         if folder.is_damaged and based_on.quarantine and folder.live is not None:
             self._refuse(folder.live.envelope)
         folder.live, folder.floor, folder.is_damaged = new, raised_floor(based_on.floor, new), False
+        folder.marks |= folder.floor.revoked
         folder.public |= {key.kid: serialise(public_jwk(key)) + b"\n" for key in new.keyset.signing_keys()}
         folder.changes += 1
         self._note(new, now)
@@ -113,6 +115,9 @@ class MemoryKeysetDisk:
     def public_jwk(self, kid: str) -> bytes | None:
         return self.folder.public.get(kid)
 
+    def was_revoked(self, kid: str) -> bool:
+        return kid in self.folder.marks
+
     def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
         self._fail_or_go_on()
         notes = self.folder.notes
@@ -138,7 +143,7 @@ class MemoryKeysetDisk:
         self._fail_or_go_on()
         folder, empty = self.folder, MemoryFolder()
         was_anything = (folder.live, folder.floor, folder.confirmation, folder.refused) != (None, None, None, [])
-        for name in ("live", "floor", "notes", "public", "confirmation", "start", "refused", "is_damaged"):
+        for name in ("live", "floor", "notes", "public", "marks", "confirmation", "start", "refused", "is_damaged"):
             setattr(folder, name, getattr(empty, name))
         folder.changes += was_anything
         return was_anything

@@ -76,6 +76,9 @@ class Kept:
     def public_jwk(self, kid: str) -> bytes | None:
         return self._raw
 
+    def was_revoked(self, kid: str) -> bool:
+        return False
+
 
 def test_a_key_that_is_missing_or_altered_is_not_at_hand() -> None:
     key = sig_key("x")

@@ -427,6 +427,14 @@ def test_a_revocation_that_only_the_floor_remembers_counts_too(node: JwtNode) ->
     assert "no longer lists" in error_of(answer)["message"]
 
 
+def test_a_mark_that_was_copied_with_its_key_counts_too(node: JwtNode) -> None:
+    jwt = of_then(node)
+    kid = parse_compact(jwt).header.kid
+    (node.state / "public" / f"{kid}.revoked").touch(mode=0o644)
+    answer = node.verify(jwt, "--at", str(THEN), "--json")
+    assert (answer.code, error_of(answer)["reason"]) == (65, "kid-revoked")
+
+
 def test_a_node_that_forgot_what_was_revoked_cannot_tell(node: JwtNode) -> None:
     jwt = of_then(node)
     (node.state / "floor.json").unlink()

@@ -143,6 +143,8 @@ def test_a_key_that_left_the_keyset_is_there_for_ever_and_a_revoked_one_is_gone(
     assert refused.error == (410, "invalid-jwt")
     assert refused.json["error"]["reason"] == "kid-revoked"
     assert revoked not in {jwk["kid"] for jwk in node.get(JWKS).json["keys"]}
+    node.disk.folder.marks |= {ACTIVE.kid}  # copied from a node that knows more
+    assert node.get(f"/keys/{ACTIVE.kid}.jwk").error == (410, "invalid-jwt")
 
 
 @pytest.mark.parametrize(

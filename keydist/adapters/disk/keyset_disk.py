@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from keydist.adapters.disk.archive import PEM, Layout, render_pem
+from keydist.adapters.disk.evidence import REVOKED
 from keydist.adapters.disk.installing import (
     PUBLIC,
     QUARANTINE,
@@ -170,15 +171,27 @@ class PosixKeysetDisk:
 
     def public_jwk(self, kid: str) -> bytes | None:
         """Return the public key that was kept of a kid; see `PublicKeys`."""
+        with self._public() as public:
+            return None if public is None else public.read(f"{kid}.jwk", most=MOST_JWK)
+
+    def was_revoked(self, kid: str) -> bool:
+        """Tell whether the mark of a revoked key stands beside it; see `PublicKeys`."""
+        with self._public() as public:
+            return public is not None and f"{kid}{REVOKED}" in public.names()
+
+    @contextmanager
+    def _public(self) -> Iterator[Directory | None]:
         root = self._open(self._path)
         if root is None:
-            return None
+            yield None
+            return
         with root:
             public = root.sub(PUBLIC, mode=self._mode)
             if public is None:
-                return None
+                yield None
+                return
             with public:
-                return public.read(f"{kid}.jwk", most=MOST_JWK)
+                yield public
 
     def note_done(self, *, republished: int | None = None, rehearsed: int | None = None) -> None:
         """Keep when this node put its keyset back, or tried a backup out; see `KeysetDisk`."""
