@@ -128,6 +128,8 @@ class Daemon:
                 running.cancel()
             return following
         finally:
+            if self._stops:
+                self._places.leave()  # before what may take its time: who connects now would wait for nothing
             await ports.store.close()
 
     async def _next(self, node: Machine) -> _Run | None:

@@ -6,6 +6,7 @@ characters only and are bounded, so that no value can forge a line or move a cur
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ _PRIORITY: Final[Mapping[str, int]] = {"info": 6, "warning": 4, "error": 3}  # s
 _RESERVED: Final = frozenset({"ts", "level", "event"})
 _MAX_DEPTH: Final = 6
 _CUT: Final = "…"
+_ESCAPE: Final = codecs.lookup("unicode_escape").encode
+"""Found now: Python would look for its file at the first use, and then there may be no descriptor left."""
 
 
 class Log:
@@ -102,7 +105,7 @@ def printable(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+    return character if character.isprintable() else _ESCAPE(character)[0].decode("ascii")
 
 
 def _spread(fields: Mapping[str, object]) -> dict[str, object]:

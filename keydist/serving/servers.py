@@ -69,7 +69,7 @@ class Servers:
                     open_.pop(what).close()
                 if len(open_) < len(self._served) and self._clock.monotonic() >= again:
                     again = self._clock.monotonic() + _RETRY_SECONDS
-                    await self._listen(open_)
+                    self._listen(open_)
                 for listener in open_.values():
                     listener.sweep()
                 await self._clock.sleep(self._limits.sweep_seconds)
@@ -77,16 +77,18 @@ class Servers:
             for listener in open_.values():
                 listener.close()
 
-    async def _listen(self, open_: dict[str, Listener]) -> None:
+    def _listen(self, open_: dict[str, Listener]) -> None:
         self._prepare()
         for served in self._served:
             if served.what in open_:
                 continue
             try:
-                listener = await listen(served.address, Crowd(served.app, self._clock, self._limits), self._places)
+                listener = listen(served.address, Crowd(served.app, self._clock, self._limits), self._places)
             except ListenError as exc:
                 self._alarms[served.what] = exc
             else:
                 self._alarms.pop(served.what, None)
+                if listener.trouble is not None:
+                    self._alarms[served.what] = listener.trouble
                 open_[served.what] = listener
                 self._log.event("serving", what=served.what, at=listener.name)

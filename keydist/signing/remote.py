@@ -10,6 +10,7 @@ import asyncio
 import http.client
 import os
 import socket
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -49,8 +50,11 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        # The kernel has the deadline: a socket with one of Python's is refused at once where the agent's queue is full.
+        seconds, rest = divmod(self.timeout or SECONDS, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
         self.sock.connect(self._path)
+        self.sock.settimeout(self.timeout)
 
 
 class Agent:

@@ -35,6 +35,7 @@ ONE, TWO, THREE = chain(3)
 OTHER_SIDE = extend(ONE, Change.REPLACE_NEXT, name="other side ")
 OTHER_HISTORY = first("other ", lineage=OTHER_LINEAGE)
 
+
 class Disk(KeysetDisk, PublicKeys, Protocol):
     """Both that a node's disk is."""
 

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ async def until(what: Callable[[], object]) -> None:
 
 
 async def opened(path: Path, mode: int = 0o660, gid: int | None = None) -> Listener:
-    return await listen(UnixAddress(str(path), mode, gid), crowd())
+    return listen(UnixAddress(str(path), mode, gid), crowd())
 
 
 async def test_a_unix_socket_has_its_mode_and_group_and_goes_with_its_listener(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ async def test_what_is_in_use_is_not_replaced(
 )
 async def test_what_cannot_be_had_says_why(address: UnixAddress | TcpAddress) -> None:
     with pytest.raises(ListenError, match="cannot listen at") as caught:
-        await listen(address, crowd())
+        listen(address, crowd())
     assert caught.value.found
 
 
@@ -138,12 +139,12 @@ async def test_what_cannot_be_had_says_why(address: UnixAddress | TcpAddress) ->
 async def test_who_connects_while_nobody_serves_is_answered_by_who_serves_next(tmp_path: Path, kind: str) -> None:
     places = Places()
     address = UnixAddress(str(tmp_path / "a.sock"), 0o600) if kind == "unix" else TcpAddress("127.0.0.1", 0)
-    first = await listen(address, crowd(), places)
+    first = listen(address, crowd(), places)
     name = first.name
     first.close()
     with connected(name) as client:
         client.sendall(GET)
-        second = await listen(address, crowd(), places)
+        second = listen(address, crowd(), places)
         assert second.name == name
         assert await asyncio.to_thread(client.recv, 9) == b"HTTP/1.1 "
     second.close()
@@ -167,12 +168,57 @@ def connected(name: str) -> socket.socket:
     return client
 
 
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)  # noqa: TID251 - a turn of the event loop
+
+
+@pytest.mark.parametrize("count", range(6))
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_whoever_is_still_being_connected_is_not_served_by_the_rules_of_before(
+    tmp_path: Path, kind: str, count: int
+) -> None:
+    address = UnixAddress(str(tmp_path / "a.sock"), 0o600) if kind == "unix" else TcpAddress("127.0.0.1", 0)
+    listener = listen(address, crowd())
+    with connected(listener.name) as client:
+        await turns(count)
+        listener.close()
+        await turns(6)
+        with suppress(OSError):
+            client.sendall(GET)
+        assert await asyncio.to_thread(all_of, client) == b""
+
+
+def all_of(client: socket.socket) -> bytes:
+    with suppress(ConnectionError):
+        return client.recv(100)
+    return b""
+
+
+@pytest.mark.parametrize(("mode", "gid"), [(0o777, None), (0o600, None), (0o640, None), (0o640, 1)])
+async def test_a_kept_socket_that_somebody_changed_is_made_again(tmp_path: Path, mode: int, gid: int | None) -> None:
+    if gid is not None and os.geteuid() != 0:
+        pytest.skip("only root gives files to any group")
+    places, path = Places(), tmp_path / "a.sock"
+    address = UnixAddress(str(path), 0o640, gid)
+    listen(address, crowd(), places).close()
+    if mode != address.mode:
+        path.chmod(mode)
+    if gid is not None:
+        os.chown(path, -1, 2)
+    again = listen(address, crowd(), places)
+    found = path.stat()
+    assert (stat.S_IMODE(found.st_mode), gid in (None, found.st_gid)) == (0o640, True)
+    again.close()
+    places.leave()
+
+
 async def test_a_kept_socket_that_was_removed_is_made_again_and_one_of_no_use_is_closed(tmp_path: Path) -> None:
     places, path, other = Places(), tmp_path / "a.sock", tmp_path / "b.sock"
     for at in (path, other):
-        (await listen(UnixAddress(str(at), 0o600), crowd(), places)).close()
+        listen(UnixAddress(str(at), 0o600), crowd(), places).close()
     path.unlink()
-    again = await listen(UnixAddress(str(path), 0o600), crowd(), places)
+    again = listen(UnixAddress(str(path), 0o600), crowd(), places)
     assert path.is_socket()
     places.leave(but=[UnixAddress(str(other), 0o660)])  # with another mode it is another socket
     assert left_in(tmp_path) == [path]
@@ -189,25 +235,24 @@ def left_in(path: Path) -> list[Path]:
 async def test_what_cannot_be_served_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    async def full(*_: object, **__: object) -> None:
+    def full(_: socket.socket) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    loop, path = asyncio.get_running_loop(), tmp_path / "a.sock"
-    monkeypatch.setattr(loop, "create_unix_server", full)
-    monkeypatch.setattr(loop, "create_server", full)
+    path = tmp_path / "a.sock"
+    monkeypatch.setattr(socket.socket, "dup", full)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ListenError, match="too many open files"):
-        await listen(UnixAddress(str(path), 0o600) if kind == "unix" else TcpAddress("127.0.0.1", port), crowd())
+        listen(UnixAddress(str(path), 0o600) if kind == "unix" else TcpAddress("127.0.0.1", port), crowd())
     assert left_in(tmp_path) == []
     monkeypatch.undo()
-    (await listen(TcpAddress("127.0.0.1", port), crowd())).close()
+    listen(TcpAddress("127.0.0.1", port), crowd()).close()
 
 
 async def test_an_address_is_named_as_it_turned_out() -> None:
     for host, name in (("127.0.0.1", "127.0.0.1:"), ("localhost", "127.0.0.1:"), ("::1", "[::1]:")):
-        listener = await listen(TcpAddress(host, 0), crowd())
+        listener = listen(TcpAddress(host, 0), crowd())
         assert listener.name.startswith(name)
         assert not listener.name.endswith(":0")
         listener.close()
@@ -311,10 +356,66 @@ def test_tls_is_spoken_and_nothing_but_tls(tmp_path: Path) -> None:
             assert heard(slow) == b""  # dropped at its deadline, as without TLS
 
 
-async def test_a_handshake_that_does_not_end_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keydist.adapters.http.listener._HANDSHAKE_SECONDS", 0.1)
+async def test_a_handshake_over_a_reload_is_made_with_who_serves_next(tmp_path: Path) -> None:
     tls = certificate(tmp_path, "web")
-    listener = await listen(TcpAddress("127.0.0.1", 0, tls.cert_file, tls.key_file), crowd())
+    address = TcpAddress("127.0.0.1", 0, tls.cert_file, tls.key_file)
+    listener = listen(address, crowd())
+    with connected(listener.name) as client:
+        await turns(6)
+        listener.close()
+        trusting = ssl.create_default_context(cafile=tls.cert_file)
+        with pytest.raises(OSError, match=r".*"):
+            await asyncio.to_thread(trusting.wrap_socket, client, server_hostname="127.0.0.1")
+
+
+def test_strangers_that_shake_no_hands_keep_nobody_out_and_take_no_more_than_their_places(tmp_path: Path) -> None:
+    tls = certificate(tmp_path, "web")
+    limits = Limits(connections=20)
+    with ServingNode(tmp_path, certificate=(str(tls.cert_file), str(tls.key_file)), limits=limits) as node:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - of this process
+        with ExitStack() as closing:
+            crowd_of = [closing.enter_context(node.raw("http")) for _ in range(200)]
+            trusting = ssl.create_default_context(cafile=tls.cert_file)
+            for _ in range(3):
+                with trusting.wrap_socket(node.raw("http"), server_hostname="127.0.0.1") as secure:
+                    secure.sendall(GET[:-2] + b"Connection: close\r\n\r\n")
+                    assert heard(secure).startswith(b"HTTP/1.1 200")
+            there = len(os.listdir("/proc/self/fd")) - len(crowd_of)  # noqa: PTH208 - as above
+            assert there <= before + limits.connections + 5
+
+
+def test_a_certificate_that_cannot_be_used_leaves_the_one_of_before_in_place(tmp_path: Path) -> None:
+    tls, places = certificate(tmp_path, "web"), Places()
+    key = Path(tls.key_file or "")
+    address = TcpAddress("127.0.0.1", 0, tls.cert_file, str(key))
+    good = key.read_bytes()
+    for spoilt in (False, True, False):
+        key.write_bytes(b"" if spoilt else good)
+        asyncio.run(served_with(address, places, ca=tls.cert_file, in_trouble=spoilt))
+    key.write_bytes(b"")
+    places.leave()
+    with pytest.raises(ListenError, match="its certificate cannot be used"):
+        places.certified(address)
+
+
+async def served_with(address: TcpAddress, places: Places, *, ca: str | None, in_trouble: bool) -> None:
+    """Serve for a moment, at which somebody shakes hands."""
+    served, log = (Served("http", address, nowhere),), RecordingJournal()
+    servers = Servers(served, clock=SystemClock(), log=log, limits=Limits(sweep_seconds=0.02), places=places)
+    trusting = ssl.create_default_context(cafile=ca)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(servers.run())
+        await until(lambda: log.named("serving"))
+        assert bool(servers.alarms()) is in_trouble
+        with connected(str(log.named("serving")[0]["at"])) as client:
+            (await asyncio.to_thread(trusting.wrap_socket, client, server_hostname="127.0.0.1")).close()
+        running.cancel()
+
+
+async def test_a_handshake_that_does_not_end_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keydist.adapters.http.accepting.HANDSHAKE_SECONDS", 0.1)
+    tls = certificate(tmp_path, "web")
+    listener = listen(TcpAddress("127.0.0.1", 0, tls.cert_file, tls.key_file), crowd())
     reader, writer = await asyncio.open_connection("127.0.0.1", int(listener.name.rpartition(":")[2]))
     async with asyncio.timeout(5):
         assert await reader.read() == b""
@@ -329,8 +430,10 @@ from keydist.adapters.http.guard import Crowd, Limits
 from keydist.adapters.http.listener import TcpAddress, listen
 from keydist.errors import ListenError
 from keydist.serving.local import nowhere
+async def main():
+    listen(TcpAddress("127.0.0.1", 0, *sys.argv[1:]), Crowd(nowhere, SystemClock(), Limits()))
 try:
-    asyncio.run(listen(TcpAddress("127.0.0.1", 0, *sys.argv[1:]), Crowd(nowhere, SystemClock(), Limits())))
+    asyncio.run(main())
 except ListenError as exc:
     print(exc.code)
 """

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from keydist.errors import (
 from keydist.signing import MintsJwts, Signer, Verifier, VerifiesJwts
 from keydist.signing.remote import Agent, RemoteSigner, RemoteVerifier, _failure
 from tests.material import first
+from tests.unit.agent_host import pause
 from tests.unit.serving_node import ISSUER, ServingNode
 
 WANTED: dict[str, Any] = {"audience": "api", "issuer": ISSUER}
@@ -270,6 +272,27 @@ def test_an_answer_to_something_else_is_none(stranger: Callable[[bytes], str], t
                 ask()
         with pytest.raises(UnavailableError, match="an answer to something else"):
             verifier.verify(".".join(["eyJ9"] * 3), **WANTED)
+
+
+def test_a_full_queue_is_waited_for(node: ServingNode, tmp_path: Path) -> None:
+    path = str(tmp_path / "busy.sock")
+    with socket.socket(socket.AF_UNIX) as busy, ExitStack() as closing:
+        busy.bind(path)
+        busy.listen(0)
+        first = closing.enter_context(socket.socket(socket.AF_UNIX))
+        first.connect(path)
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(Agent(path, seconds=30).ask, "GET", "/v1/jwks")
+            pause(0.2)
+            assert not asking.done()
+            busy.accept()[0].close()
+            taken = closing.enter_context(busy.accept()[0])
+            taken.recv(1000)
+            taken.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+            assert asking.result(10) == {}
+        closing.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        with pytest.raises(UnreachableError, match="temporarily unavailable"):
+            Agent(path, seconds=0.2).ask("GET", "/v1/jwks")
 
 
 def test_an_agent_that_does_not_answer_in_time_is_not_waited_for(tmp_path: Path) -> None:

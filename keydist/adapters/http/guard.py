@@ -12,7 +12,7 @@ import socket
 import struct
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import h11
 from uvicorn.config import Config
@@ -69,6 +69,22 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(pid, uid, frozenset({gid, *struct.unpack(f"={len(more) // 4}I", more)}))
 
 
+class Member(Protocol):
+    """A connection, as far as it takes a place: whose it is, whether it waits for this side alone, when it is over."""
+
+    owner: object
+    due: float
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a request of it was read whole and waits for this side alone."""
+        ...
+
+    def drop(self) -> None:
+        """End it at once."""
+        ...
+
+
 class Crowd:
     """The connections of one listener, and whose turn it is to go."""
 
@@ -90,18 +106,22 @@ class Crowd:
             h11_max_incomplete_event_size=limits.head,
         )
         self.config.load()
-        self._open: dict[GuardedProtocol, None] = {}
+        self._open: dict[Member, None] = {}
+        self._is_closed = False
 
     def protocol(self) -> GuardedProtocol:
         """Return what talks to one more connection."""
         return GuardedProtocol(self)
 
-    def enter(self, new: GuardedProtocol) -> bool:
+    def enter(self, new: Member) -> bool:
         """Take a connection in, in place of another where there are too many; False where it must go itself.
 
         The other one is the oldest of whoever has most, and one that waits for no answer, so that idle connections
-        keep nobody out, and one peer no other.
+        keep nobody out, and one peer no other. Once it is closed nobody is taken in: asyncio takes a connection some
+        turns before it is made, and what came to the agent of before a reload is not answered by its rules.
         """
+        if self._is_closed:
+            return False
         self._open[new] = None
         if len(self._open) <= self.limits.connections:
             return True
@@ -116,7 +136,7 @@ class Crowd:
         leaving.drop()
         return True
 
-    def leave(self, gone: GuardedProtocol) -> None:
+    def leave(self, gone: Member) -> None:
         """Forget a connection."""
         self._open.pop(gone, None)
 
@@ -127,7 +147,8 @@ class Crowd:
             other.drop()
 
     def close(self) -> None:
-        """Drop all connections."""
+        """Drop all connections, those too that are still being made."""
+        self._is_closed = True
         for other in list(self._open):
             other.drop()
 
@@ -140,6 +161,8 @@ class GuardedProtocol(H11Protocol):
         self._crowd = crowd
         self._is_idle = False
         self._is_half_closed = False
+        self.before: Member | None = None
+        """What held its place until it was made: a handshake."""
         self.owner: object = None
         """Whose share of the connections this one is of: a user, or an address."""
         self.due = 0.0
@@ -170,6 +193,8 @@ class GuardedProtocol(H11Protocol):
             self.app_state = {"peer": peer}
         else:
             self.owner = self.client[0] if self.client else None
+        if self.before is not None:
+            self._crowd.leave(self.before)
         if not self._crowd.enter(self):
             transport.abort()
 

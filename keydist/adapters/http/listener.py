@@ -6,7 +6,6 @@ be. What lies there already is replaced only if it is a socket that nobody answe
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import ssl
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from keydist.adapters.http.accepting import Acceptor
 from keydist.errors import ListenError
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _BACKLOG: Final = 512
 """So many may wait in the kernel to be taken."""
-_AT_ONCE: Final = 32
-"""So many are taken in one turn of the event loop: a request that came with a connection is read before so many more
-connections came that this one, which waits for no answer yet, would have to go."""
-_HANDSHAKE_SECONDS: Final = 5.0
 
 
 class UnixAddress(NamedTuple):
@@ -61,29 +57,50 @@ Address = UnixAddress | TcpAddress
 
 
 class Places:
-    """Sockets that outlive who served them: who connects during a reload waits in the kernel and is answered after."""
+    """What outlives who served: sockets, so that who connects during a reload is answered after it, and certificates.
+
+    A socket whose name leads elsewhere by now, or that is not as it should be any more, is made anew.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[Address, _Bound] = {}
+        self._kept: dict[Address, list[_Bound]] = {}
+        self._tls: dict[Address, ssl.SSLContext] = {}
 
     def take(self, address: Address) -> _Bound | None:
-        """Return the socket that was kept for an address; None where there is none, or its name leads elsewhere."""
-        bound = self._kept.pop(address, None)
-        if bound is None or bound.is_in_place():
+        """Return the socket that was kept for an address; None where there is none of use."""
+        kept = self._kept.get(address)
+        bound = kept.pop(0) if kept else None
+        if bound is None or (bound.is_in_place() and bound.is_as_asked()):
             return bound
         bound.close()
         return None
 
     def keep(self, bound: _Bound) -> None:
-        """Keep a socket for who serves its address next."""
-        self._kept.setdefault(bound.address, bound)
-        if self._kept[bound.address] is not bound:  # any free port, twice
-            bound.close()
+        """Keep a socket for who serves its address next; of several at any free port, each in its turn."""
+        self._kept.setdefault(bound.address, []).append(bound)
+
+    def certified(self, address: TcpAddress) -> tuple[ssl.SSLContext | None, ListenError | None]:
+        """Return the certificate that an address is served with, and why that is the one of before.
+
+        Raises `ListenError` where there is none that can be used.
+        """
+        try:
+            found = _tls(address)
+        except ListenError as exc:
+            if address not in self._tls:
+                raise
+            return self._tls[address], exc
+        if found is not None:
+            self._tls[address] = found
+        return found, None
 
     def leave(self, *, but: Collection[Address] = ()) -> None:
         """Close what is kept, but for some addresses."""
         for address in self._kept.keys() - set(but):
-            self._kept.pop(address).close()
+            for bound in self._kept.pop(address):
+                bound.close()
+        for address in self._tls.keys() - set(but):
+            del self._tls[address]
 
 
 class _Bound:
@@ -99,6 +116,14 @@ class _Bound:
     def is_in_place(self) -> bool:
         return self._path is None or (self._found is not None and _identity(self._path) == self._found)
 
+    def is_as_asked(self) -> bool:
+        if not isinstance(self.address, UnixAddress):
+            return True
+        with suppress(OSError):
+            found = os.lstat(self.address.path)
+            return stat.S_IMODE(found.st_mode) == self.address.mode and self.address.gid in (None, found.st_gid)
+        return False
+
     def close(self) -> None:
         self.socket.close()
         if self._path is not None and self.is_in_place():
@@ -109,8 +134,10 @@ class _Bound:
 class Listener:
     """A socket that is served; `close` it."""
 
-    def __init__(self, server: asyncio.Server, crowd: Crowd, bound: _Bound, places: Places | None) -> None:
-        self._server = server
+    def __init__(self, acceptor: Acceptor, crowd: Crowd, bound: _Bound, places: Places | None) -> None:
+        self.trouble: ListenError | None = None
+        """Why it is served with the certificate of before."""
+        self._acceptor = acceptor
         self._crowd = crowd
         self._bound = bound
         self._places = places
@@ -126,8 +153,8 @@ class Listener:
         return self._bound.is_in_place()
 
     def close(self) -> None:
-        """Drop every connection. Listen no more, unless the socket is kept; a Unix socket is removed if still this."""
-        self._server.close()
+        """Drop every connection and take no more. Where sockets are kept, this one is, if its name still leads here."""
+        self._acceptor.close()
         if self._places is not None and self.is_in_place():
             self._places.keep(self._bound)
         else:
@@ -135,16 +162,19 @@ class Listener:
         self._crowd.close()
 
 
-async def listen(address: Address, crowd: Crowd, places: Places | None = None) -> Listener:
-    """Serve what connects to an address, on the socket that `places` kept of it. Raises `ListenError`."""
-    tls = None if isinstance(address, UnixAddress) else _tls(address)
+def listen(address: Address, crowd: Crowd, places: Places | None = None) -> Listener:
+    """Serve what connects to an address, on the socket that `places` kept of it. Raises `ListenError`.
+
+    Needs a running event loop.
+    """
     try:
-        bound = (places.take(address) if places else None) or _bind(address)
-        copy = bound.socket.dup()  # the server closes what it is given
+        kept = places or Places()
+        tls, trouble = kept.certified(address) if isinstance(address, TcpAddress) else (None, None)
+        bound = kept.take(address) or _bind(address)
         try:
-            server = await _serve(copy, crowd, tls)
+            bound.socket.listen(_BACKLOG)
+            copy = bound.socket.dup()  # for who accepts; this one stays for who does so next
         except BaseException:
-            copy.close()
             bound.close()
             raise
     except (OSError, ValueError) as exc:
@@ -154,24 +184,13 @@ async def listen(address: Address, crowd: Crowd, places: Places | None = None) -
             found=_reason(exc),
             fix="end what listens there, or name another address; it is tried again every few seconds",
         ) from None
-    return Listener(server, crowd, bound, places)
+    listener = Listener(Acceptor(copy, crowd, tls), crowd, bound, places)
+    listener.trouble = trouble
+    return listener
 
 
 def _bind(address: Address) -> _Bound:
     return _Bound(_bind_unix(address) if isinstance(address, UnixAddress) else _bind_tcp(address), address)
-
-
-async def _serve(bound: socket.socket, crowd: Crowd, tls: ssl.SSLContext | None) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    if bound.family == socket.AF_UNIX:
-        server = await loop.create_unix_server(crowd.protocol, sock=bound, backlog=_AT_ONCE)
-    else:
-        handshake = _HANDSHAKE_SECONDS if tls else None
-        server = await loop.create_server(
-            crowd.protocol, sock=bound, backlog=_AT_ONCE, ssl=tls, ssl_handshake_timeout=handshake
-        )
-    bound.listen(_BACKLOG)
-    return server
 
 
 def _reason(exc: OSError | ValueError) -> str:
@@ -250,7 +269,7 @@ def _tls(address: TcpAddress) -> ssl.SSLContext | None:
             f"cannot listen at {address.name}: its certificate cannot be used",
             expected=f"a chain in {address.cert_file} and its key, without a password, in {address.key_file}",
             found=_reason(exc),
-            fix="put both files there, readable by the agent's user; it is tried again every few seconds",
+            fix="put both files there, readable by the agent's user, then reload: systemctl reload keydist",
         ) from None
     return context
 
