@@ -161,7 +161,7 @@ def _altered(kid: str, why: TrustError) -> CorruptError:
 def _cached(request: Request, document: Document, kind: str) -> Response:
     caching = f"public, max-age={document.max_age}" if document.max_age else "no-cache"
     headers = {**_OPEN, "etag": document.etag, "cache-control": caching}
-    if not document.max_age:
+    if document.max_age is None:
         headers["keydist-unconfirmed"] = "this node has not confirmed its keyset lately: do not keep this"
     asked = request.headers.get("if-none-match", "")
     if document.etag in (tag.strip().removeprefix("W/") for tag in asked.split(",")) or asked.strip() == "*":
