@@ -96,6 +96,8 @@ class Public:
                 return raw, parse_public_jwk(raw, kid)[1]
         except TrustError as exc:
             raise RefusedRequest(500, _altered(kid, exc)) from None
+        if self.published.lists(kid):
+            raise RefusedRequest(500, _missing(kid))
         raise RefusedRequest(404, UsageError("there never was such a key here", expected="the kid of a signing key"))
 
     async def health(self, _request: Request) -> Response:
@@ -155,6 +157,15 @@ def _altered(kid: str, why: TrustError) -> CorruptError:
         expected="the key that the kid is the thumbprint of",
         found=why.message,
         fix="take the file from another node, or from a backup",
+    )
+
+
+def _missing(kid: str) -> CorruptError:
+    return CorruptError(
+        f"the public key kept for {kid} is missing",
+        expected="a copy of each signing key of the keyset",
+        found="none of this one",
+        fix="take the file from another node, or from a backup; the JWK Set has the key",
     )
 
 

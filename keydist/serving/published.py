@@ -69,6 +69,10 @@ class Published:
         snapshot = self._following.current()
         return snapshot.revoked | {entry.kid for entry in snapshot.view.held.keyset.revoked}
 
+    def lists(self, kid: str) -> bool:
+        """Tell whether the keyset has such a signing key. Raises the `KeydistError` that says why there is none."""
+        return any(jwk["kid"] == kid for jwk in self._following.current().view.jwks)
+
     def jwks(self) -> Document:
         """Return the JWK Set of the disk at this moment. Raises the `KeydistError` that says why there is none."""
         self._following.look()

@@ -197,6 +197,16 @@ def test_a_kept_key_that_was_altered_is_not_given_out(node: ServingNode, kept: b
     assert node.get(f"/keys/{ACTIVE.kid}.pem").error == (500, "corrupt")
 
 
+@pytest.mark.parametrize("form", ["jwk", "pem"])
+def test_a_key_of_the_jwk_set_whose_copy_was_lost_is_missing_and_not_unknown(node: ServingNode, form: str) -> None:
+    node.install(extend(first(), Change.ROTATE))
+    for jwk in node.get(JWKS).json["keys"]:
+        del node.disk.folder.public[jwk["kid"]]
+        refused = node.get(f"/keys/{jwk['kid']}.{form}")
+        assert refused.error == (500, "corrupt")
+        assert "is missing" in refused.json["error"]["message"]
+
+
 # --- health, metrics, page ----------------------------------------------------------------------
 
 
