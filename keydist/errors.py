@@ -168,21 +168,35 @@ class InvalidJweError(TrustError):
 
 
 class BrokenTrailError(TrustError):
-    """The audit trail is not as it was written; `node`, `seq` and `wrong` (one word) name the first broken link."""
+    """The audit trail is not as it was written; `node`, `chain`, `seq` and `wrong` (one word) name the broken link.
+
+    `chain` is empty where no record says which it is.
+    """
 
     code = "audit-broken"
 
     def __init__(
-        self, message: str, *, node: str, seq: int, wrong: str, expected: str = "", found: str = "", fix: str = ""
+        self,
+        message: str,
+        *,
+        node: str,
+        seq: int,
+        wrong: str,
+        chain: str = "",
+        expected: str = "",
+        found: str = "",
+        fix: str = "",
     ) -> None:
         super().__init__(message, expected=expected, found=found, fix=fix)
         self.node = node
+        self.chain = chain
         self.seq = seq
         self.wrong = wrong
 
     def as_json(self) -> dict[str, str]:
         """Return the members that a program reads, the link among them."""
-        return super().as_json() | {"node": self.node, "seq": str(self.seq), "wrong": self.wrong}
+        link = {"node": self.node, "chain": self.chain, "seq": str(self.seq), "wrong": self.wrong}
+        return super().as_json() | link
 
 
 # --- transient: trying again may help -----------------------------------------------------------

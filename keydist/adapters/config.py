@@ -219,7 +219,9 @@ def _http(settled: Settled) -> HttpConfig:
                 found=listen,
                 fix="name a certificate in http.tls, or listen at 127.0.0.1 behind a proxy that has one",
             )
-    if values["metrics.listen"] is not None and values["metrics.listen"] == values["http.listen"]:
+    metrics = values["metrics.listen"]
+    is_port = metrics is not None and int(metrics.rpartition(":")[2]) > 0  # 0: a free one each, never the same
+    if is_port and metrics == values["http.listen"]:
         raise ConfigError(f"{place}: metrics.listen and http.listen are one address", fix="remove metrics.listen")
     return HttpConfig(listen=values["http.listen"], tls=ServerTls(cert, key) if cert else None)
 

@@ -94,6 +94,8 @@ def _flatten(members: Mapping[str, Any], prefix: str, place: str) -> Iterator[tu
 def _set(settled: Settled, name: str, value: object, layer: _Layer) -> None:
     label = f"{layer.place}: {name}"
     if field := _BY_NAME.get(name):
+        if value == "" and field.empty_is_off:
+            value = None
         if value is None and field.nullable:
             return
         if value is None and not field.empty_is_off:

@@ -47,7 +47,7 @@ class Field(NamedTuple):
     about: str
     nullable: bool = False
     empty_is_off: bool = False
-    """An empty value turns off what the default would have on."""
+    """An empty value, or empty text, turns off what the default would have on."""
 
 
 def kind_of(value: object) -> str:
@@ -374,6 +374,8 @@ def _object(about: str, *, nullable: bool = False) -> dict[str, Any]:
 
 def _leaf(field: Field) -> dict[str, Any]:
     leaf: dict[str, Any] = {**field.shape.schema, "description": field.about}
+    if field.empty_is_off:
+        leaf["pattern"] = f"^$|{leaf['pattern']}"
     if field.nullable or field.empty_is_off:
         leaf["type"] = [leaf["type"], "null"]
     if field.default is not None:

@@ -22,7 +22,7 @@ from keydist.core.report import Report
 _ACCEPT: Final = re.compile(r"[ -~]{0,1024}", re.ASCII)
 _CONTENT_TYPE: Final = re.compile(
     r"(?:text/plain|application/openmetrics-text); version=(?:0\.0\.4|1\.0\.0); charset=utf-8"
-    r"(?:; escaping=[a-z-]{1,32})?"
+    r"(?:; escaping=[a-z0-9-]{1,32})?"
 )
 """What the library writes by itself; a version beyond these it only repeats."""
 

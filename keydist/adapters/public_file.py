@@ -43,6 +43,20 @@ def remove(path: str) -> None:
         raise DiskError(f"cannot remove {path}: {_reason(exc)}", fix="look at its directory, then remove it") from exc
 
 
+def mark_of(path: str) -> tuple[int, ...] | None:
+    """Return what differs once a file was replaced, written to or given away; None where there is none.
+
+    Raises `DiskError`.
+    """
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise DiskError(f"cannot look at {path}: {_reason(exc)}", fix="look at its directory") from exc
+    return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns
+
+
 def write_backup(path: str, data: bytes) -> None:
     """Write a new file (0400), never over an existing one. Raises `ConfigError`, `DiskError`."""
     target = Path(path)

@@ -17,7 +17,7 @@ from keydist.adapters.clock import SystemClock
 from keydist.adapters.entropy import SystemEntropy
 from keydist.adapters.input_file import STDIN, read_input
 from keydist.adapters.log import open_log
-from keydist.adapters.public_file import remove, write_private
+from keydist.adapters.public_file import mark_of, remove, write_private
 from keydist.adapters.systemd import ServiceManager
 from keydist.cli.command import ConfigOption, configured, finish, named
 from keydist.cli.jwt_input import (
@@ -124,6 +124,11 @@ async def _hold(out: str, wish: Wish, signer: Signer, *, config: Config, left: O
     for told in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(told, end)
     who = SigningKey(config)
+
+    def keep(jwt: str) -> object:
+        write_private(out, jwt.encode("ascii"))
+        return mark_of(out)
+
     # One thread, so that what is late never overtakes what comes after it.
     with ThreadPoolExecutor(max_workers=1) as aside:
 
@@ -134,7 +139,8 @@ async def _hold(out: str, wish: Wish, signer: Signer, *, config: Config, left: O
             Sink(
                 mint=off_loop(lambda: wish.minted(signer)),
                 signing=off_loop(who.now),
-                keep=lambda jwt: loop.run_in_executor(aside, write_private, out, jwt.encode("ascii")),
+                keep=lambda jwt: loop.run_in_executor(aside, keep, jwt),
+                there=off_loop(lambda: mark_of(out)),
                 remove=off_loop(lambda: remove(out)),
                 renew_after=renew_after,
                 clock=SystemClock(),

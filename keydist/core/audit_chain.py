@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keydist.core.audit import Place
     from keydist.core.crypto import PublicKey
 
+_SHOWN: Final = 8
 _FIX: Final = "compare with the node's own journal: keydist audit --verify --local, on that node"
 
 
@@ -56,19 +57,21 @@ def check_next(
     seen yet that a person took another one may tell of the old one behind that.
     """
     entry = _parsed(raw, before, place)
+    chain = entry.chain
     expected = (before.seq if before else 0) + 1
     if before is not None and entry.seq <= before.seq:
         raise _repeated(entry, before, place)
     if entry.seq != expected and (before is not None or is_whole):
         missing = f"{expected}" if entry.seq == expected + 1 else f"{expected} to {entry.seq - 1}"
-        raise _broken(place, expected, "gap", f"records are missing: {missing}", found=f"record {entry.seq}")
+        raise _broken(place, chain, expected, "gap", f"records are missing: {missing}", found=f"record {entry.seq}")
     if entry.seq == expected and entry.prev != (before.hash if before else BEGINNING):
         raise _broken(
-            place, entry.seq, "wrong-prev", "it is not linked to the record before it: one of them was replaced"
+            place, chain, entry.seq, "wrong-prev", "it is not linked to the record before it: one of them was replaced"
         )
     if before is not None and entry.lineage not in (before.lineage, *lineages) and entry.what not in ANEW:
         raise _broken(
             place,
+            chain,
             entry.seq,
             "other-lineage",
             "it tells of another lineage, and no record of how the node came there",
@@ -79,14 +82,17 @@ def check_next(
 
 
 def _parsed(raw: bytes, before: Link | None, place: Place) -> Entry:
-    number = (before.seq if before else 0) + 1
+    chain, number = (before.chain, before.seq + 1) if before else ("", 1)
     try:
         entry = parse_entry(raw)
     except MalformedError as exc:
-        raise _broken(place, number, "altered", f"it is no audit record: {exc.message}", found=exc.found) from exc
+        raise _broken(
+            place, chain, number, "altered", f"it is no audit record: {exc.message}", found=exc.found
+        ) from exc
     if entry.place != place:
         raise _broken(
             place,
+            entry.chain,
             number,
             "other-node",
             "it is another's record",
@@ -99,10 +105,12 @@ def _parsed(raw: bytes, before: Link | None, place: Place) -> Entry:
 def _repeated(entry: Entry, before: Link, place: Place) -> BrokenTrailError:
     found = f"record {entry.seq} again, behind record {before.seq}"
     if entry.seq < before.seq:
-        return _broken(place, entry.seq, "reordered", "it stands behind a later one, or again", found=found)
+        return _broken(
+            place, entry.chain, entry.seq, "reordered", "it stands behind a later one, or again", found=found
+        )
     if entry.link == before:
-        return _broken(place, entry.seq, "repeated", "it stands there twice", found=found)
-    return _broken(place, entry.seq, "two-histories", "there are two records of this number", found=found)
+        return _broken(place, entry.chain, entry.seq, "repeated", "it stands there twice", found=found)
+    return _broken(place, entry.chain, entry.seq, "two-histories", "there are two records of this number", found=found)
 
 
 def is_proven(entry: Entry, key_of: KeyOf) -> bool:
@@ -115,15 +123,24 @@ def is_proven(entry: Entry, key_of: KeyOf) -> bool:
         return False
     if found.alg != entry.alg or not crypto.verify(found.key, found.alg, entry.signed, entry.signature):
         raise _broken(
-            entry.place, entry.seq, "altered", "its signature is not its key's", expected=f"a signature by {entry.kid}"
+            entry.place,
+            entry.chain,
+            entry.seq,
+            "altered",
+            "its signature is not its key's",
+            expected=f"a signature by {entry.kid}",
         )
     return True
 
 
-def _broken(place: Place, seq: int, wrong: str, what: str, *, expected: str = "", found: str = "") -> BrokenTrailError:
+def _broken(
+    place: Place, chain: str, seq: int, wrong: str, what: str, *, expected: str = "", found: str = ""
+) -> BrokenTrailError:
+    of = f" of chain {chain[:_SHOWN]}" if chain else ""  # a node that was cloned or renamed has several
     return BrokenTrailError(
-        f"the audit trail of node {place.node} is broken at record {seq}: {what}",
+        f"the audit trail of node {place.node} is broken at record {seq}{of}: {what}",
         node=place.node,
+        chain=chain,
         seq=seq,
         wrong=wrong,
         expected=expected,

@@ -166,6 +166,7 @@ def _differs(node: str, mine: Link, there: Link) -> BrokenTrailError:
     return BrokenTrailError(
         f"the stream holds another record {there.seq} of node {node} than its journal",
         node=node,
+        chain=mine.chain,
         seq=min(mine.seq, there.seq),
         wrong="two-histories",
         expected=describe_head(mine),
@@ -178,6 +179,7 @@ def _lost(node: str, mine: Link, there: Link | None) -> BrokenTrailError:
     return BrokenTrailError(
         f"the stream lost records of node {node} that it had taken",
         node=node,
+        chain=mine.chain,
         seq=(there.seq if there else 0) + 1,
         wrong="cut-short",
         expected=describe_head(mine),

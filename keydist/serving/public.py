@@ -96,6 +96,8 @@ class Public:
                 return raw, parse_public_jwk(raw, kid)[1]
         except TrustError as exc:
             raise RefusedRequest(500, _altered(kid, exc)) from None
+        if self.published.lists(kid):
+            raise RefusedRequest(500, _missing(kid))
         raise RefusedRequest(404, UsageError("there never was such a key here", expected="the kid of a signing key"))
 
     async def health(self, _request: Request) -> Response:
@@ -158,10 +160,19 @@ def _altered(kid: str, why: TrustError) -> CorruptError:
     )
 
 
+def _missing(kid: str) -> CorruptError:
+    return CorruptError(
+        f"the public key kept for {kid} is missing",
+        expected="a copy of each signing key of the keyset",
+        found="none of this one",
+        fix="take the file from another node, or from a backup; the JWK Set has the key",
+    )
+
+
 def _cached(request: Request, document: Document, kind: str) -> Response:
     caching = f"public, max-age={document.max_age}" if document.max_age else "no-cache"
     headers = {**_OPEN, "etag": document.etag, "cache-control": caching}
-    if not document.max_age:
+    if document.max_age is None:
         headers["keydist-unconfirmed"] = "this node has not confirmed its keyset lately: do not keep this"
     asked = request.headers.get("if-none-match", "")
     if document.etag in (tag.strip().removeprefix("W/") for tag in asked.split(",")) or asked.strip() == "*":

@@ -27,11 +27,11 @@ _SPREAD: Final = 0.2
 
 
 class Document(NamedTuple):
-    """A document, its entity tag, and for how many seconds it may be kept; 0 where it must be asked for again."""
+    """A document, its entity tag, and for how many seconds it may be kept; None where its epoch is unconfirmed."""
 
     body: bytes
     etag: str
-    max_age: int
+    max_age: int | None
 
 
 class _View(NamedTuple):
@@ -69,6 +69,10 @@ class Published:
         snapshot = self._following.current()
         return snapshot.revoked | {entry.kid for entry in snapshot.view.held.keyset.revoked}
 
+    def lists(self, kid: str) -> bool:
+        """Tell whether the keyset has such a signing key. Raises the `KeydistError` that says why there is none."""
+        return any(jwk["kid"] == kid for jwk in self._following.current().view.jwks)
+
     def jwks(self) -> Document:
         """Return the JWK Set of the disk at this moment. Raises the `KeydistError` that says why there is none."""
         self._following.look()
@@ -99,9 +103,9 @@ class Published:
         """Return the document of one public key, by its file's name: it never changes, but may be gone (revoked)."""
         return Document(body, f'"{name}"', self._max_age(self._following.current().view))
 
-    def _max_age(self, view: _View) -> int:
+    def _max_age(self, view: _View) -> int | None:
         if view.lease is None or not view.lease.is_fresh(self._clock.now()):
-            return 0
+            return None
         return int(view.held.keyset.policy.jwks_max_age * (1 - _SPREAD * uniform(self._entropy)))
 
 
@@ -113,4 +117,4 @@ def _view(held: Held, lease: Lease | None, before: _View | None) -> _View:
 
 def _document(value: dict[str, object]) -> Document:
     body = serialise(value)
-    return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', 0)
+    return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', None)

@@ -9,7 +9,10 @@ from keydist.core.jws import Claims
 
 
 class MintsJwts(Protocol):
-    """Mints JWTs. Threads may share one. `Signer.mint` says what the arguments mean and what is raised."""
+    """Mints JWTs. Threads may share one. `Signer.mint` says what the arguments mean and what is raised.
+
+    In an event loop `Signer.mint` is called as it is, for it waits for nobody; what asks an agent has `mint_async`.
+    """
 
     def mint(
         self,

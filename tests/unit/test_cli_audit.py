@@ -13,7 +13,7 @@ import pytest
 from keydist import wiring
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.cli.command import this_node
-from keydist.core.audit import Event, Place, What, mint_of
+from keydist.core.audit import Event, Link, Place, What, mint_of
 from keydist.core.audit_record import parse_entry
 from keydist.core.restart import Role
 from keydist.errors import BucketMissingError
@@ -150,8 +150,22 @@ def test_the_first_broken_link_is_named(node: Auditing) -> None:
     assert (code, answer["whole"]) == (65, False)
     broken = answer["nodes"][0]["broken"]
     assert (broken["node"], broken["seq"], broken["wrong"], broken["code"]) == ("node-a", "2", "gap", "audit-broken")
-    assert "node node-a is broken at record 2" in err
+    chain = answer["nodes"][0]["chains"][0]["chain"]
+    assert broken["chain"] == chain
+    assert f"node node-a is broken at record 2 of chain {chain[:8]}: " in err
     assert node.run("audit", "--verify").out == "node-a: 3 records: BROKEN\n".replace("3", "2")
+
+
+@pytest.mark.parametrize("at", [2, 5], ids=["in the first", "in the second"])
+def test_of_several_chains_the_broken_one_is_named(node: Auditing, at: int) -> None:
+    for record in chained(link=Link(chain="c" * 16)):
+        node.trail.put("node-a", record)
+    chains = [parse_entry(record).chain for record in node.trail.of("node-a")]
+    assert len(set(chains)) == 2
+    del node.trail.records[at - 1]
+    _, answer, err = node.audit()
+    assert answer["nodes"][0]["broken"]["chain"] == chains[at - 1]
+    assert f"broken at record 2 of chain {chains[at - 1][:8]}: " in err
 
 
 def test_another_nodes_broken_link_leaves_this_one_whole(node: Auditing) -> None:

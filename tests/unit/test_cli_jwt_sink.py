@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -150,3 +151,49 @@ def test_a_sink_is_ready_with_its_file_follows_the_key_and_ends_when_told(node: 
     assert [event["event"] for event in events] == ["jwt-kept", "jwt-kept"]
     text = running.log.read_text(encoding="utf-8") + running.text
     assert not [part for part in first.split(".") if part in text]
+
+
+def swap(out: Path, *, link: bool) -> None:
+    """Put a copy of a file in its place, or a link to another one."""
+    beside = out.with_name("beside")
+    if link:
+        beside.symlink_to(out.with_name("elsewhere"))
+    else:
+        shutil.copy2(out, beside)
+    beside.rename(out)
+
+
+SOMEBODY: dict[str, Callable[[Path], object]] = {
+    "removes it": lambda out: out.unlink(),
+    "writes to it": lambda out: out.write_text("junk", encoding="ascii"),
+    "replaces it by its like": lambda out: swap(out, link=False),
+    "lets others read it": lambda out: out.chmod(0o644),
+    "links it elsewhere": lambda out: swap(out, link=True),
+}
+
+
+def test_a_file_that_somebody_took_is_made_anew(node: JwtNode, tmp_path: Path) -> None:
+    node.configure(issuer=ISSUER, nats={"servers": ["nats://127.0.0.1:1"]})
+    out = tmp_path / "jwt"
+    elsewhere = out.with_name("elsewhere")
+    elsewhere.write_text("somebody's", encoding="ascii")
+    running = Process(node, out)
+
+    def kept() -> int:
+        return running.log.read_text(encoding="utf-8").count('"jwt-kept"')
+
+    try:
+        for times, (what, happens) in enumerate(SOMEBODY.items(), start=1):
+            eventually(lambda times=times: kept() == times, within=60)  # type: ignore[misc]
+            happens(out)
+            eventually(lambda times=times: kept() == times + 1, within=60)  # type: ignore[misc]
+            assert not out.is_symlink(), what
+            assert stat.S_IMODE(out.stat().st_mode) == 0o600, what
+            assert node.verify(out.read_bytes(), "--quiet").code == 0, what
+    finally:
+        code, _ = running.end()
+    assert code == 0
+    assert elsewhere.read_text(encoding="ascii") == "somebody's"
+    events = [json.loads(line) for line in running.log.read_text(encoding="utf-8").splitlines()]
+    told = [event["why"].removeprefix("somebody ") for event in events if event["event"] == "jwt-lost"]
+    assert told == ["removed the file", *["changed the file"] * (len(SOMEBODY) - 1)]

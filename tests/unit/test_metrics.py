@@ -47,6 +47,19 @@ def test_both_formats_are_read_by_their_parsers_and_say_the_same(report: Report)
     assert all(family.documentation for family in families)
 
 
+@pytest.mark.parametrize("escaping", ["allow-utf-8", "underscores", "dots", "values"])
+def test_what_prometheus_3_asks_for_is_what_it_gets(escaping: str) -> None:
+    """It asks for one escaping, `allow-utf-8` by default, and for the format of before without."""
+    accept = (
+        f"application/openmetrics-text;version=1.0.0;escaping={escaping};q=0.5,"
+        "application/openmetrics-text;version=0.0.1;q=0.4,"
+        f"text/plain;version=1.0.0;escaping={escaping};q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+    )
+    text, kind = render_metrics(LEADER, accept)
+    assert kind == f"application/openmetrics-text; version=1.0.0; charset=utf-8; escaping={escaping}"
+    assert text.endswith(b"# EOF\n")
+
+
 @pytest.mark.parametrize(
     "accept",
     [

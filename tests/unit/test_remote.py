@@ -141,6 +141,36 @@ async def test_an_event_loop_goes_on_while_the_agent_is_asked(
         await asked.verify_async(jwt, audience="web", issuer=ISSUER)
 
 
+async def test_an_event_loop_goes_on_while_the_agent_mints(
+    node: ServingNode, signer: RemoteSigner, verifier: RemoteVerifier
+) -> None:
+    given: dict[str, Any] = {"subject": "s", "audience": ["api"], "issuer": ISSUER, "lifetime": 60, "typ": "at+jwt"}
+    many = await asyncio.gather(*(signer.mint_async({"role": "reader"}, **given) for _ in range(4)))
+    assert many == [node.local.signer.mint({"role": "reader"}, **given)] * 4
+    plain = await signer.mint_async({}, subject="s", audience="api")
+    assert (await verifier.verify_async(plain, **WANTED)).subject == "s"
+    with pytest.raises(UsageError):
+        await signer.mint_async({"iss": "me"}, subject="s", audience="api")
+    node.clock.advance(Policy().mint_lease + 1)
+    with pytest.raises(LeaseExpiredError):
+        await signer.mint_async({}, subject="s", audience="api")
+
+
+async def test_minting_in_an_event_loop_lets_it_turn_and_waits_no_longer_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keydist.signing.remote.SECONDS", 0.1)
+    path = str(tmp_path / "silent.sock")
+    turned: list[str] = []
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        asyncio.get_running_loop().call_later(0.05, turned.append, "once")
+        with pytest.raises(UnreachableError, match=r"nothing within 0\.1 s"):
+            await RemoteSigner(Agent(path, seconds=0.4)).mint_async({}, subject="s", audience="a")
+        assert turned
+
+
 async def test_an_event_loop_waits_no_longer_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keydist.signing.remote.SECONDS", 0.1)
     path = str(tmp_path / "silent.sock")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from keydist.core.jwk import jwk_set, public_jwk
 from keydist.core.local import Confirmation
 from keydist.core.policy import Policy
 from keydist.serving.public import _check_host
-from tests.material import Change, extend, first, history
+from tests.material import Change, extend, first, history, hold
 from tests.reports import LEADER
 from tests.unit.serving_node import ISSUER, ServingNode
 
@@ -75,6 +76,18 @@ def test_from_a_node_that_did_not_confirm_its_epoch_nothing_may_be_kept(node: Se
     assert late.status == 200
     assert late.headers["cache-control"] == "no-cache"
     assert late.headers["keydist-unconfirmed"]
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_what_the_policy_lets_nobody_keep_is_confirmed_all_the_same(tmp_path: Path, allowed: int) -> None:
+    held = hold(replace(first().keyset, policy=Policy(jwks_max_age=allowed)))
+    with ServingNode(tmp_path, held) as node:
+        for path in (JWKS, f"/keys/{ACTIVE.kid}.jwk"):
+            found = node.get(path)
+            assert (found.status, found.headers["cache-control"]) == (200, "no-cache")
+            assert "keydist-unconfirmed" not in found.headers
+        node.clock.advance(Policy().freshness + 1)
+        assert node.get(JWKS).headers["keydist-unconfirmed"]
 
 
 def test_a_confirmation_lets_the_same_document_be_kept_again(node: ServingNode) -> None:
@@ -184,6 +197,16 @@ def test_a_kept_key_that_was_altered_is_not_given_out(node: ServingNode, kept: b
     node.disk.folder.public[ACTIVE.kid] = kept
     assert node.get(f"/keys/{ACTIVE.kid}.jwk").error == (500, "corrupt")
     assert node.get(f"/keys/{ACTIVE.kid}.pem").error == (500, "corrupt")
+
+
+@pytest.mark.parametrize("form", ["jwk", "pem"])
+def test_a_key_of_the_jwk_set_whose_copy_was_lost_is_missing_and_not_unknown(node: ServingNode, form: str) -> None:
+    node.install(extend(first(), Change.ROTATE))
+    for jwk in node.get(JWKS).json["keys"]:
+        del node.disk.folder.public[jwk["kid"]]
+        refused = node.get(f"/keys/{jwk['kid']}.{form}")
+        assert refused.error == (500, "corrupt")
+        assert "is missing" in refused.json["error"]["message"]
 
 
 # --- health, metrics, page ----------------------------------------------------------------------

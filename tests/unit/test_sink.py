@@ -73,9 +73,14 @@ class World:
         await self._step("signing")
         return Signing(self.kid, self.revoked)
 
-    async def _keep(self, jwt: str) -> None:
+    async def _keep(self, jwt: str) -> str:
         await self._step("keep")
         self.file = jwt
+        return jwt
+
+    async def _there(self) -> str | None:
+        await self._step("there")
+        return self.file
 
     async def _remove(self) -> None:
         await self._step("remove")
@@ -87,6 +92,7 @@ class World:
             mint=self._mint,
             signing=self._signing,
             keep=self._keep,
+            there=self._there,
             remove=self._remove,
             renew_after=RENEWED,
             clock=self,
@@ -269,6 +275,85 @@ def test_a_disk_that_cannot_be_read_renews_nothing_by_itself(world: World) -> No
         assert (world.made, world.there()) == (1, "jwt 1")
 
     world.during(happens)
+
+
+# --- what others do to the file -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("by_somebody", "why"), [(None, "somebody removed the file"), ("junk", "somebody changed the file")]
+)
+def test_a_file_that_somebody_took_is_made_anew_within_seconds(world: World, by_somebody: str | None, why: str) -> None:
+    async def happens() -> None:
+        for made in (2, 3):
+            await passes(100)
+            world.file = by_somebody
+            await passes(2)
+            assert (world.there(), world.made) == (f"jwt {made}", made)
+
+    world.during(happens)
+    assert [(fields["kid"], fields["why"]) for fields in world.journal.named("jwt-lost")] == [("key-1", why)] * 2
+
+
+def test_while_none_can_be_made_a_lost_file_is_told_once_and_made_once_that_is_over(world: World) -> None:
+    async def happens() -> None:
+        await passes(10)
+        world.fails["mint"] = NO_LEASE
+        world.file = None
+        await passes(100)
+        assert world.there() is None
+        world.fails.clear()
+        await passes(31)
+        assert world.there() == "jwt 2"
+
+    world.during(happens)
+    assert len(world.journal.named("jwt-lost")) == 1
+    assert {fields["keeps"] for fields in world.journal.named("jwt-not-renewed")} == {"nothing"}
+    assert world.journal.named("jwt-removed") == []
+
+
+def test_a_changed_file_still_goes_where_its_key_is_revoked(world: World) -> None:
+    async def happens() -> None:
+        await passes(10)
+        world.fails["mint"] = NO_LEASE
+        world.file = "jwt 1, given to a group"
+        world.revoked = frozenset({"key-1"})
+        await passes(2)
+        assert world.there() is None
+
+    world.during(happens)
+
+
+def test_two_who_fight_for_one_file_do_so_more_and_more_rarely(world: World) -> None:
+    async def happens() -> None:
+        for _ in range(600):
+            world.file = "another sink's"
+            await passes(1)
+        assert 15 < world.made < 100
+        await passes(90)
+        before = world.made
+        world.file = None
+        await passes(2)
+        assert world.made == before + 1  # it is long ago
+
+    world.during(happens)
+
+
+@pytest.mark.parametrize("step", ["there", "keep"])
+def test_what_a_slow_disk_does_late_is_nobody_elses_doing(world: World, step: str) -> None:
+    async def happens() -> None:
+        await passes(10)
+        world.hangs.add(step)
+        world.kid = "key-2"
+        await passes(4)
+        world.file = "jwt 2" if step == "keep" else world.file
+        await passes(30)
+        world.hangs.clear()
+        await passes(40)
+        assert world.there() == f"jwt {world.made}"
+
+    world.during(happens)
+    assert world.journal.named("jwt-lost") == []
 
 
 # --- what an earlier run left -------------------------------------------------------------------
