@@ -84,6 +84,7 @@ class Arriving:
         self.due = math.inf  # asyncio has the deadline of a handshake
         self._crowd = crowd
         self._taken = taken
+        self._is_taken_over = False
         self._task: asyncio.Task[object] | None = None
 
     def begin(self, tls: ssl.SSLContext | None) -> None:
@@ -101,11 +102,13 @@ class Arriving:
             self._task.cancel()
 
     def _made(self) -> GuardedProtocol:
+        self._is_taken_over = True
         made = self._crowd.protocol()
         made.before = self
         return made
 
     def _done(self, task: asyncio.Task[object]) -> None:
         self._crowd.leave(self)
-        if task.cancelled() or task.exception() is not None:
+        is_over = task.cancelled() or task.exception() is not None
+        if is_over and not self._is_taken_over:  # a transport closes its socket itself, once nobody waits for it
             self._taken.close()

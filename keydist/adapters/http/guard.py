@@ -113,15 +113,18 @@ class Crowd:
         """Return what talks to one more connection."""
         return GuardedProtocol(self)
 
-    def enter(self, new: Member) -> bool:
+    def enter(self, new: Member, *, instead_of: Member | None = None) -> bool:
         """Take a connection in, in place of another where there are too many; False where it must go itself.
 
         The other one is the oldest of whoever has most, and one that waits for no answer, so that idle connections
         keep nobody out, and one peer no other. Once it is closed nobody is taken in: asyncio takes a connection some
-        turns before it is made, and what came to the agent of before a reload is not answered by its rules.
+        turns before it is made, and what came to the agent of before a reload is not answered by its rules. Nor is who
+        comes `instead_of` one that had to go.
         """
-        if self._is_closed:
+        if self._is_closed or (instead_of is not None and instead_of not in self._open):
             return False
+        if instead_of is not None:
+            self.leave(instead_of)
         self._open[new] = None
         if len(self._open) <= self.limits.connections:
             return True
@@ -193,9 +196,7 @@ class GuardedProtocol(H11Protocol):
             self.app_state = {"peer": peer}
         else:
             self.owner = self.client[0] if self.client else None
-        if self.before is not None:
-            self._crowd.leave(self.before)
-        if not self._crowd.enter(self):
+        if not self._crowd.enter(self, instead_of=self.before):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
