@@ -179,8 +179,8 @@ class Auditor(Protocol):
         """Write one record of this node's, durably; what cannot be written now waits for `retry`, but for JWTs."""
         ...
 
-    def retry(self) -> None:
-        """Write what could not be written before."""
+    def retry(self) -> bool:
+        """Write what could not be written before; tell whether nothing waits any more."""
         ...
 
 
