@@ -253,7 +253,7 @@ class MintTrail(Protocol):
     """Where it is written down what this process mints, record by record. Never raises: no JWT fails because of it."""
 
     def minted(self, mint: Mint) -> None:
-        """Keep one JWT for the trail."""
+        """Keep one JWT for the trail; without a user id it is this process's."""
         ...
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from keydist.errors import BrokenTrailError, ConfigError, PermissionFamilyError,
 from keydist.services.read_trail import Found, check, compare, in_journal, in_stream
 
 if TYPE_CHECKING:
+    from keydist.core.audit import Mint
     from keydist.core.audit_record import Entry
     from keydist.services.read_trail import Read
     from keydist.wiring import Machine, TrailPorts
@@ -102,8 +103,13 @@ def _line(entry: Entry) -> str:
     who = " ".join(f"{name}={_value(fact)}" for name, fact in entry.who.items())
     what = f"{entry.what} ({entry.how})" if entry.how else entry.what
     head = f"{date(entry.at)}  {entry.place.node} #{entry.seq}  {what}  epoch {entry.epoch}"
-    minted = "".join(f"  {b64url_encode(mint.sha256)} sub={mint.sub!a} kid={mint.kid}" for mint in entry.minted)
+    minted = "".join(f"  {_minted(mint)}" for mint in entry.minted)
     return f"{head}  {facts}{minted}  by {who}"
+
+
+def _minted(mint: Mint) -> str:
+    who = "" if mint.uid is None else f" uid={mint.uid}"
+    return f"{b64url_encode(mint.sha256)} sub={mint.sub!a} kid={mint.kid}{who}"
 
 
 def _value(fact: object) -> str:

@@ -49,7 +49,10 @@ ANEW: Final = frozenset({What.GENESIS, What.FOUND, What.RESOLVED, What.RESTORED}
 
 
 class Mint(NamedTuple):
-    """One JWT that was minted: its SHA-256 and what it says. Never the JWT."""
+    """One JWT that was minted: its SHA-256, what it says, and the user id that had it minted. Never the JWT.
+
+    Records of before the user id was kept have None.
+    """
 
     sha256: bytes
     kid: str
@@ -57,6 +60,7 @@ class Mint(NamedTuple):
     sub: str
     aud: tuple[str, ...]
     exp: int
+    uid: int | None = None
 
 
 class Event(NamedTuple):
@@ -124,7 +128,7 @@ def change(before: Held | None, after: Held) -> dict[str, Fact]:
 
 def mint_json(mint: Mint) -> dict[str, object]:
     """Return a minted JWT's members, as records and spools hold them."""
-    return {
+    members: dict[str, object] = {
         "sha256": b64url_encode(mint.sha256),
         "kid": mint.kid,
         "jti": mint.jti,
@@ -132,9 +136,10 @@ def mint_json(mint: Mint) -> dict[str, object]:
         "aud": list(mint.aud),
         "exp": mint.exp,
     }
+    return members if mint.uid is None else members | {"uid": mint.uid}
 
 
-def mint_of(jwt: str, claims: Mapping[str, Any], kid: str) -> Mint:
+def mint_of(jwt: str, claims: Mapping[str, Any], kid: str, *, uid: int | None = None) -> Mint:
     """Return what the trail keeps of a JWT; text that is too long as the SHA-256 of it."""
     aud = claims["aud"]
     audiences = (aud,) if isinstance(aud, str) else tuple(aud)
@@ -146,6 +151,7 @@ def mint_of(jwt: str, claims: Mapping[str, Any], kid: str) -> Mint:
         sub=_shortened(claims["sub"]),
         aud=tuple(_shortened(item) for item in audiences[:MAX_LIST]),
         exp=claims["exp"],
+        uid=uid,
     )
 
 

@@ -175,6 +175,22 @@ def test_a_record_holds_what_was_minted() -> None:
     assert parse_mint(serialise(mint_json(mint(1)))) == mint(1)
 
 
+@pytest.mark.parametrize("uid", [None, 0, 2**32 - 2])
+def test_a_record_tells_who_had_a_jwt_minted_and_those_of_before_do_not(uid: int | None) -> None:
+    minted = mint(1)._replace(uid=uid)
+    assert ("uid" in mint_json(minted)) == (uid is not None)
+    event = Event(what=What.MINTED, held=ONE, minted=(minted,))
+    (raw,) = chained([event])
+    assert parse_entry(raw).minted == (minted,)
+    assert check([raw]).seq == 1
+
+
+@pytest.mark.parametrize("uid", [-1, 2**32 - 1, True, None, "0", 1.0, [0]])
+def test_a_user_id_that_is_none_is_refused(uid: object) -> None:
+    with pytest.raises(MalformedError):
+        parse_mint(json.dumps(mint_json(mint(1)) | {"uid": uid}).encode())
+
+
 # --- chains -------------------------------------------------------------------------------------
 
 

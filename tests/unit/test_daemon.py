@@ -637,6 +637,7 @@ def test_what_happened_while_nats_was_away_reaches_the_trail_afterwards(
     assert (genesis["what"], genesis["who"]["program"]) == ("genesis", "agent")
     hashes = [b64url_encode(hashlib.sha256(jwt.encode()).digest()) for jwt in jwts]
     found = [(one["sha256"], one["jti"]) for record in minted for one in record["minted"]]
+    assert {one["uid"] for record in minted for one in record["minted"]} == {os.getuid()}
     assert sorted(found) == sorted(zip(hashes, "0123", strict=True))
     assert json.loads(run([*command, "--verify"]).stdout)["whole"]
     assert agent.stop() == 0
