@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -166,6 +167,18 @@ def test_of_a_jwt_its_hash_and_a_few_claims_are_kept() -> None:
     assert made == Mint(sha256=jwt_hash("a.b.c"), kid="kid", jti="7", sub="alice", aud=("api",), exp=NOW)
     long = mint_of("a.b.c", {"sub": "s" * 300, "aud": ["x", "y" * 300], "exp": NOW, "jti": 7}, "kid")
     assert (long.jti, long.aud[0], len(long.sub), long.aud[1][:7]) == ("", "x", 50, "sha256:")
+
+
+def test_no_audience_hides_behind_others() -> None:
+    def kept(audiences: list[str]) -> tuple[str, ...]:
+        return mint_of("a.b.c", {"sub": "s", "aud": audiences, "exp": NOW}, "kid").aud
+
+    many = [f"api-{number}" for number in range(66)]
+    assert kept(many[:64]) == tuple(many[:64])
+    for count in (65, 66):
+        spelled = ",".join(f'"{item}"' for item in many[:count])
+        digest = hashlib.sha256(b'{"aud":[%s]}' % spelled.encode()).digest()
+        assert kept(many[:count]) == (*many[:63], f"sha256:{b64url_encode(digest)}")
 
 
 def test_a_record_holds_what_was_minted() -> None:
