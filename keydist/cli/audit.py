@@ -66,12 +66,14 @@ def _since(text: str, *, now: int) -> int:
 
 async def _show(machine: Machine, node: str | None, since: int, *, local: bool, as_json: bool) -> int:
     ports = wiring.open_trail(machine)
-    own = machine.config.node
+    own, shown = machine.config.node, 0
 
     async def show(records: Any) -> None:  # noqa: ANN401 - an iterator of `Read`
+        nonlocal shown
         async for read in records:
             if read.entry is None or read.entry.at >= since:
                 _print(read, as_json=as_json)
+                shown += 1
 
     try:
         if not local:
@@ -80,12 +82,13 @@ async def _show(machine: Machine, node: str | None, since: int, *, local: bool, 
             except (TransientError, PermissionFamilyError) as exc:
                 tell(f"keydist: the stream cannot be read: {exc}")
                 tell(f"keydist: what follows is only what node {own} keeps itself")
-            else:
-                return 0
-        if node in (None, own):
+                local = True
+        if local and node in (None, own):
             await show(in_journal(ports.journal, node=own))
     finally:
         await ports.store.close()
+    if shown and not as_json:
+        tell("keydist: shown as it was found: signatures and links were not checked; for that: keydist audit --verify")
     return 0
 
 

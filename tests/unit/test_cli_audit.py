@@ -99,7 +99,15 @@ def test_without_the_stream_the_nodes_own_journal_is_shown_and_said_so(node: Aud
     assert (answer.code, len(answer.out.splitlines())) == (0, 3)
     assert "the stream cannot be read" in answer.err
     assert "only what node node-a keeps" in answer.err
-    assert node.run("audit", "--local").err == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--local",)], ids=str)
+def test_people_are_told_that_what_is_shown_was_not_checked(node: Auditing, arguments: tuple[str, ...]) -> None:
+    (said,) = node.run("audit", *arguments).err.splitlines()
+    assert "not checked; for that: keydist audit --verify" in said
+    assert node.run("audit", *arguments, "--json").err == ""
+    assert node.run("audit", *arguments, "--since", str(NOW + 99)).err == ""
+    assert "not checked" not in node.run("audit", *arguments, "--verify").err
 
 
 def test_what_was_minted_and_what_is_no_record_are_shown(node: Auditing) -> None:
