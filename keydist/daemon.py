@@ -21,6 +21,7 @@ from keydist.adapters.hooks import HookFiles, Hooks
 from keydist.adapters.http.listener import Places
 from keydist.adapters.machine_id import machine_hash
 from keydist.adapters.mints import fold_mints, read_mints
+from keydist.adapters.trail.auditor import WaitingRoom
 from keydist.adapters.trail.spool import batches, fold_spools
 from keydist.core.jwk import jwk_set
 from keydist.core.local import Start
@@ -32,7 +33,7 @@ from keydist.services.agent import Agent, run_agent
 from keydist.services.announce import Self
 from keydist.services.defect import defect
 from keydist.services.insight import Insight
-from keydist.services.keep_trail import Keeper, Minting
+from keydist.services.keep_trail import Keeper, Minting, Unrecorded
 from keydist.services.node import Node
 from keydist.services.pace import woken
 from keydist.services.reporting import Reporter
@@ -88,6 +89,7 @@ class Daemon:
         self._start: Start | None = None
         self._credentials: CredentialsSocket | None = None
         self._places = Places()
+        self._waiting, self._unrecorded = WaitingRoom(), Unrecorded()  # for the trail, whatever is read again
 
     async def run(self) -> None:
         """Run until SIGTERM. Raises what keeps an agent from starting at all."""
@@ -235,7 +237,7 @@ class Daemon:
         role = Role(config.role)
         return Keeper(
             kept,
-            lambda told: auditor(node, told),
+            lambda told: auditor(node, told, self._waiting),
             clock=node.clock,
             entropy=self._entropy,
             log=self._log,
@@ -243,6 +245,7 @@ class Daemon:
             minting=Minting(fold=partial(fold_spools, config.runtime_dir), batches=batches)
             if config.audit.mints
             else None,
+            unrecorded=self._unrecorded,
         )
 
     def _offered(self, node: Machine) -> CredentialsSocket:

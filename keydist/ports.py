@@ -186,8 +186,8 @@ class Auditor(Protocol):
         """Write one record of this node's, durably; what cannot be written now waits for `retry`, but for JWTs."""
         ...
 
-    def retry(self) -> None:
-        """Write what could not be written before."""
+    def retry(self) -> bool:
+        """Write what could not be written before; tell whether nothing waits any more."""
         ...
 
 
@@ -260,7 +260,7 @@ class MintTrail(Protocol):
     """Where it is written down what this process mints, record by record. Never raises: no JWT fails because of it."""
 
     def minted(self, mint: Mint) -> None:
-        """Keep one JWT for the trail."""
+        """Keep one JWT for the trail; without a user id it is this process's."""
         ...
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keydist.adapters.nats.records import NatsNodeRecords
     from keydist.adapters.nats.store import NatsKeysetStore
     from keydist.adapters.nats.trail import NatsTrailStream
+    from keydist.adapters.trail.auditor import WaitingRoom
     from keydist.adapters.trail.journal import FileJournal
     from keydist.core.audit import Facts
     from keydist.core.audit_chain import KeyOf
@@ -196,8 +197,11 @@ def journal(node: Machine) -> FileJournal:
     )
 
 
-def auditor(node: Machine, told: Callable[[KeydistError | None], None]) -> Auditor:
-    """Return who writes this node's audit trail; `told` hears what keeps it from that, None once it is written."""
+def auditor(node: Machine, told: Callable[[KeydistError | None], None], waiting: WaitingRoom | None = None) -> Auditor:
+    """Return who writes this node's audit trail; `told` hears what keeps it from that, None once it is written.
+
+    `waiting` is where records wait that cannot be written, for who has several auditors one after another.
+    """
     import os  # noqa: PLC0415 - only who runs this
 
     from keydist.adapters.nats.credentials import user_of  # noqa: PLC0415 - not needed from disk
@@ -209,7 +213,7 @@ def auditor(node: Machine, told: Callable[[KeydistError | None], None]) -> Audit
     def who() -> Facts:
         return who_runs(os.environ, nats_user=lambda: user_of(creds_file=nats.creds_file, nkey_file=nats.nkey_file))
 
-    return JournalAuditor(journal(node), node.clock, who, told)
+    return JournalAuditor(journal(node), node.clock, who, told, waiting)
 
 
 def _connection(config: Config, seconds: float) -> Connection:

@@ -19,6 +19,7 @@ from keydist.errors import BrokenTrailError, ConfigError, PermissionFamilyError,
 from keydist.services.read_trail import Found, check, compare, in_journal, in_stream
 
 if TYPE_CHECKING:
+    from keydist.core.audit import Mint
     from keydist.core.audit_record import Entry
     from keydist.services.read_trail import Read
     from keydist.wiring import Machine, TrailPorts
@@ -65,12 +66,14 @@ def _since(text: str, *, now: int) -> int:
 
 async def _show(machine: Machine, node: str | None, since: int, *, local: bool, as_json: bool) -> int:
     ports = wiring.open_trail(machine)
-    own = machine.config.node
+    own, shown = machine.config.node, 0
 
     async def show(records: Any) -> None:  # noqa: ANN401 - an iterator of `Read`
+        nonlocal shown
         async for read in records:
             if read.entry is None or read.entry.at >= since:
                 _print(read, as_json=as_json)
+                shown += 1
 
     try:
         if not local:
@@ -79,12 +82,13 @@ async def _show(machine: Machine, node: str | None, since: int, *, local: bool, 
             except (TransientError, PermissionFamilyError) as exc:
                 tell(f"keydist: the stream cannot be read: {exc}")
                 tell(f"keydist: what follows is only what node {own} keeps itself")
-            else:
-                return 0
-        if node in (None, own):
+                local = True
+        if local and node in (None, own):
             await show(in_journal(ports.journal, node=own))
     finally:
         await ports.store.close()
+    if shown and not as_json:
+        tell("keydist: shown as it was found: signatures and links were not checked; for that: keydist audit --verify")
     return 0
 
 
@@ -102,8 +106,13 @@ def _line(entry: Entry) -> str:
     who = " ".join(f"{name}={_value(fact)}" for name, fact in entry.who.items())
     what = f"{entry.what} ({entry.how})" if entry.how else entry.what
     head = f"{date(entry.at)}  {entry.place.node} #{entry.seq}  {what}  epoch {entry.epoch}"
-    minted = "".join(f"  {b64url_encode(mint.sha256)} sub={mint.sub!a} kid={mint.kid}" for mint in entry.minted)
+    minted = "".join(f"  {_minted(mint)}" for mint in entry.minted)
     return f"{head}  {facts}{minted}  by {who}"
+
+
+def _minted(mint: Mint) -> str:
+    who = "" if mint.uid is None else f" uid={mint.uid}"
+    return f"{b64url_encode(mint.sha256)} sub={mint.sub!a} kid={mint.kid}{who}"
 
 
 def _value(fact: object) -> str:

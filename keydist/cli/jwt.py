@@ -38,6 +38,7 @@ from keydist.signing import Signer, Verifier
 from keydist.wiring import look_once
 
 if TYPE_CHECKING:
+    from keydist.services.read_trail import Recorded
     from keydist.wiring import Machine
 
 app = typer.Typer(no_args_is_help=True, help="JWTs of this node's keyset.", rich_markup_mode=None)
@@ -115,7 +116,9 @@ def verify(
 
     def work() -> int:
         try:
-            found = _verified(file, aud=aud, iss=iss, leeway=leeway, typ=typ, at=at, in_audit=in_audit, config=config)
+            found, recorded = _verified(
+                file, aud=aud, iss=iss, leeway=leeway, typ=typ, at=at, in_audit=in_audit, config=config
+            )
         except Exception as exc:  # noqa: BLE001 - no defect may look like a verdict
             failure = defect(exc, while_="a JWT was verified")
             if quiet and not isinstance(failure, UsageError):
@@ -123,6 +126,8 @@ def verify(
             raise failure from None
         if not quiet:
             print_json(dict(found.all))
+            if recorded is not None and not as_json:
+                _tell_recorded(recorded)
         return 0
 
     finish(work, as_json=as_json)
@@ -171,8 +176,11 @@ def _verified(
     at: str | None,
     in_audit: bool,
     config: str | None,
-) -> Claims:
-    """Return the claims of a valid JWT. What is wrong with the command line is said before anything is read."""
+) -> tuple[Claims, Recorded | None]:
+    """Return the claims of a valid JWT, and its audit record where that was asked for.
+
+    What is wrong with the command line is said before anything is read.
+    """
     refuse_empty(iss, "--iss")
     refuse_empty(aud, "--aud")
     seconds = None if leeway is None else int(seconds_of(leeway, "--leeway"))
@@ -191,13 +199,11 @@ def _verified(
         found = verify_past(
             jwt, keys=node.disk, load=node.load, at=then, audience=aud, issuer=issuer, leeway=seconds, typ=typ
         )
-    if in_audit:
-        _check_recorded(node, jwt)
-    return found
+    return found, _recorded(node, jwt) if in_audit else None
 
 
-def _check_recorded(node: Machine, jwt: str) -> None:
-    """Refuse a JWT that no record of the audit trail tells of; one that cannot be checked proves nothing yet."""
+def _recorded(node: Machine, jwt: str) -> Recorded:
+    """Return the record of a JWT. Refuse one that none tells of; one that cannot be checked proves nothing yet."""
     recorded = asyncio.run(wiring.in_audit(node, jwt))
     if recorded is None:
         raise InvalidJwtError(
@@ -212,6 +218,14 @@ def _check_recorded(node: Machine, jwt: str) -> None:
             expected=f"public/{recorded.entry.kid}.jwk, the key that signed the record",
             fix="verify it on a node that was there then, or copy that file from one: its name vouches for it",
         )
+    return recorded
+
+
+def _tell_recorded(recorded: Recorded) -> None:
+    """Tell who had it minted, and where: for people."""
+    entry, uid = recorded.entry, recorded.mint.uid
+    who = "" if uid is None else f", for uid {uid}"
+    tell(f"keydist: minted on node {entry.place.node}{who}; recorded {date(entry.at)} as its record {entry.seq}")
 
 
 def _past(text: str, *, now: int) -> int:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from keydist.core.keyset import State
-from keydist.core.strict import b64url_encode
+from keydist.core.strict import b64url_encode, serialise
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
@@ -49,7 +49,10 @@ ANEW: Final = frozenset({What.GENESIS, What.FOUND, What.RESOLVED, What.RESTORED}
 
 
 class Mint(NamedTuple):
-    """One JWT that was minted: its SHA-256 and what it says. Never the JWT."""
+    """One JWT that was minted: its SHA-256, what it says, and the user id that had it minted. Never the JWT.
+
+    Records of before the user id was kept have None.
+    """
 
     sha256: bytes
     kid: str
@@ -57,6 +60,7 @@ class Mint(NamedTuple):
     sub: str
     aud: tuple[str, ...]
     exp: int
+    uid: int | None = None
 
 
 class Event(NamedTuple):
@@ -124,7 +128,7 @@ def change(before: Held | None, after: Held) -> dict[str, Fact]:
 
 def mint_json(mint: Mint) -> dict[str, object]:
     """Return a minted JWT's members, as records and spools hold them."""
-    return {
+    members: dict[str, object] = {
         "sha256": b64url_encode(mint.sha256),
         "kid": mint.kid,
         "jti": mint.jti,
@@ -132,10 +136,11 @@ def mint_json(mint: Mint) -> dict[str, object]:
         "aud": list(mint.aud),
         "exp": mint.exp,
     }
+    return members if mint.uid is None else members | {"uid": mint.uid}
 
 
-def mint_of(jwt: str, claims: Mapping[str, Any], kid: str) -> Mint:
-    """Return what the trail keeps of a JWT; text that is too long as the SHA-256 of it."""
+def mint_of(jwt: str, claims: Mapping[str, Any], kid: str, *, uid: int | None = None) -> Mint:
+    """Return what the trail keeps of a JWT; text that is too long, and too many audiences, by their SHA-256."""
     aud = claims["aud"]
     audiences = (aud,) if isinstance(aud, str) else tuple(aud)
     jti = claims.get("jti", "")
@@ -144,8 +149,9 @@ def mint_of(jwt: str, claims: Mapping[str, Any], kid: str) -> Mint:
         kid=kid,
         jti=_shortened(jti) if isinstance(jti, str) else "",
         sub=_shortened(claims["sub"]),
-        aud=tuple(_shortened(item) for item in audiences[:MAX_LIST]),
+        aud=_audiences(audiences),
         exp=claims["exp"],
+        uid=uid,
     )
 
 
@@ -154,7 +160,17 @@ def jwt_hash(jwt: str) -> bytes:
     return hashlib.sha256(jwt.encode("utf-8", "surrogatepass")).digest()
 
 
+def _audiences(audiences: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what is kept of them; of too many, the last stands for all: none can be hidden behind others."""
+    if len(audiences) <= MAX_LIST:
+        return tuple(_shortened(item) for item in audiences)
+    kept = tuple(_shortened(item) for item in audiences[: MAX_LIST - 1])
+    return (*kept, _hashed(serialise({"aud": list(audiences)})))
+
+
 def _shortened(text: str) -> str:
-    if len(text) <= MAX_TEXT:
-        return text
-    return "sha256:" + b64url_encode(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return text if len(text) <= MAX_TEXT else _hashed(text.encode("utf-8", "surrogatepass"))
+
+
+def _hashed(raw: bytes) -> str:
+    return "sha256:" + b64url_encode(hashlib.sha256(raw).digest())

@@ -61,6 +61,8 @@ _MEMBERS: Final = (
     "minted", "who", "kid", "alg", "sig",
 )  # fmt: skip
 _MINT: Final = frozenset({"sha256", "kid", "jti", "sub", "aud", "exp"})
+_MINT_TOO: Final = frozenset({"uid"})  # records of before it was kept are still read
+_MAX_UID: Final = 2**32 - 2  # the last one stands for none
 
 
 class Entry(NamedTuple):
@@ -191,7 +193,7 @@ def parse_mint(raw: bytes) -> Mint:
 def _mint(value: object) -> Mint:
     if not isinstance(value, dict):
         raise MalformedError("a minted JWT is not an object", expected="an object")
-    exact_members(value, _MINT, frozenset(), "a minted JWT")
+    exact_members(value, _MINT, _MINT_TOO, "a minted JWT")
     return Mint(
         sha256=fixed(value["sha256"], HASH_BYTES, "sha256"),
         kid=parse_kid(value["kid"]),
@@ -199,7 +201,15 @@ def _mint(value: object) -> Mint:
         sub=_text(value["sub"], "sub"),
         aud=array_of(value["aud"], lambda item: _text(item, "aud"), "aud", most=MAX_LIST),
         exp=integer(value["exp"], "exp"),
+        uid=_uid(value["uid"]) if "uid" in value else None,
     )
+
+
+def _uid(value: object) -> int:
+    uid = integer(value, "uid")
+    if uid > _MAX_UID:
+        raise MalformedError("uid is not a user id", expected=f"0 up to {_MAX_UID}")
+    return uid
 
 
 def _facts(value: object, what: str) -> Facts:

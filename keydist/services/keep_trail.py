@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.audit import Event, What, change
@@ -47,10 +48,22 @@ class Minting:
     batches: Callable[[tuple[Mint, ...]], Iterator[tuple[Mint, ...]]]
 
 
+class Unrecorded:
+    """What a keeper must not forget: JWTs that were counted only, and those of a file that is not kept whole yet.
+
+    An agent has one over every reload. The keeper of before may still be at its last file: `lock` lets one go on.
+    """
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        self.partly: set[bytes] = set()
+        self.lock = Lock()
+
+
 class Keeper:
     """The part of an agent that keeps the trail; a `Listener`.
 
-    `auditor` makes what writes records, given who hears what keeps it from that.
+    `auditor` makes what writes records, given who hears what keeps it from that; `unrecorded` outlives it.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class Keeper:
         log: Journal,
         shipper: Shipper | None,
         minting: Minting | None,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
         self._journal = journal
         self.auditor = auditor(self._hear)
@@ -73,8 +87,7 @@ class Keeper:
         self._pauses = Backoff(entropy, first=ROUND_SECONDS, most=_LONGEST_PAUSE)
         self._held: Held | None = None
         self._looks = 0
-        self._left_out = 0
-        self._partly: set[bytes] = set()  # recorded out of a file that is not kept whole yet
+        self._unrecorded = unrecorded or Unrecorded()
         self._failure: KeydistError | None = None
         self._failing_since: float | None = None
         self._mark: object = _NEVER
@@ -91,11 +104,11 @@ class Keeper:
     def alarms(self) -> tuple[KeydistError, ...]:
         """Return what is wrong with the trail at the moment."""
         alarms = [self._trouble] if self._trouble is not None else []
-        if self._left_out:
+        if self._unrecorded.left_out:
             alarms.append(
                 AuditBehindError(
                     "the journal of the audit trail is full of what NATS has not taken: JWTs are counted, not recorded",
-                    found=f"{self._left_out} left out",
+                    found=f"{self._unrecorded.left_out} left out",
                     fix="let the stream be reached again; see docs/audit.md",
                 )
             )
@@ -135,8 +148,8 @@ class Keeper:
             await self._ship(self._shipper)
 
     def _write(self) -> None:
-        self.auditor.retry()
-        self._note_found()
+        if self.auditor.retry():
+            self._note_found()  # of what waits, a record tells once it is written
         if self._minting is not None and self._held is not None and not self._looks:
             self._minting.fold(self._keep)  # behind the record of the keyset that they are signed with
 
@@ -185,22 +198,29 @@ class Keeper:
 
     def _keep(self, mints: tuple[Mint, ...], left_out: int) -> bool:
         """Put minted JWTs into the journal; where too much waits there, only count them."""
-        held, minting = self._held, self._minting
+        held, minting, so_far = self._held, self._minting, self._unrecorded
         if held is None or minting is None:
             return False
-        if self._journal.waiting() > MOST_WAITING:
-            self._left_out += len(mints) + left_out
+        with so_far.lock:
+            if self._journal.waiting() > MOST_WAITING:
+                so_far.left_out += len(mints) + left_out
+                return True
+            left_out += so_far.left_out
+            rest = tuple(mint for mint in mints if mint.sha256 not in so_far.partly)
+            if not self._record(held, minting, rest, left_out):
+                return False
+            so_far.left_out = 0
+            so_far.partly.difference_update(mint.sha256 for mint in mints)
             return True
-        left_out += self._left_out
+
+    def _record(self, held: Held, minting: Minting, mints: tuple[Mint, ...], left_out: int) -> bool:
+        """Put minted JWTs into the journal; tell whether all of them are there."""
         facts: Facts = {"left_out": left_out} if left_out else {}
-        rest = tuple(mint for mint in mints if mint.sha256 not in self._partly)
-        groups = list(minting.batches(rest)) or [()]
-        for number, group in enumerate(groups if rest or left_out else (), 1):
+        groups = list(minting.batches(mints)) or [()]
+        for number, group in enumerate(groups if mints or left_out else (), 1):
             said = facts if number == len(groups) else {}  # once: with what makes the file kept
             self.auditor.note(Event(what=What.MINTED, held=held, facts=said, minted=group))
             if self._trouble is not None:
                 return False
-            self._partly.update(mint.sha256 for mint in group)
-        self._left_out = 0
-        self._partly.difference_update(mint.sha256 for mint in mints)
+            self._unrecorded.partly.update(mint.sha256 for mint in group)
         return True

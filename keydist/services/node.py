@@ -28,8 +28,8 @@ class _Unaudited:
     def note(self, event: Event) -> None:
         pass
 
-    def retry(self) -> None:
-        pass
+    def retry(self) -> bool:
+        return True
 
 
 _UNAUDITED: Final = _Unaudited()

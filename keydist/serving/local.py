@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from keydist.adapters.http.guard import Peer
     from keydist.ports import Clock, Journal
     from keydist.services.insight import Insight
     from keydist.serving.answers import App, Receive, Scope, Send
-    from keydist.signing import Signer, Verifier
+    from keydist.serving.signer import PeerSigner
+    from keydist.signing import Verifier
 
 LIFETIME: Final = 900
 LOOK_SECONDS: Final = 5.0
@@ -39,7 +41,7 @@ _VERIFY: Final = frozenset({"jwt", "audience", "issuer"}), frozenset({"leeway", 
 class Local:
     """What answers at the socket."""
 
-    signer: Signer
+    signer: PeerSigner
     verifier: Verifier
     policy: MintPolicy
     insight: Insight
@@ -60,10 +62,11 @@ class Local:
             raise UsageError("claims is not an object", expected="an object")
         several = (audience,) if isinstance(audience, str) else tuple(audience)
         wanted = Asked(subject=subject, audience=several, issuer=issuer, lifetime=lifetime)
-        self.policy.check(request.state.peer, wanted)
+        peer: Peer = request.state.peer
+        self.policy.check(peer, wanted)
         async with self.turn:
-            jwt = self.signer.mint(
-                claims, subject=subject, audience=audience, issuer=issuer, lifetime=lifetime, typ=typ
+            jwt = self.signer.mint_for(
+                peer.uid, claims, subject=subject, audience=audience, issuer=issuer, lifetime=lifetime, typ=typ
             )
             await self.clock.sleep(0)  # whatever else is due comes before the next signature
         parsed = parse_compact(jwt)

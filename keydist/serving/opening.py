@@ -15,7 +15,8 @@ from keydist.serving.policy import MintPolicy
 from keydist.serving.public import Public
 from keydist.serving.published import Published
 from keydist.serving.servers import Served, Servers
-from keydist.signing import Signer, Verifier
+from keydist.serving.signer import PeerSigner
+from keydist.signing import Verifier
 from keydist.signing.opening import trail_of
 from keydist.wiring import group_id
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Serving:
     """What one agent serves: its servers, and the signer that they share."""
 
-    def __init__(self, servers: Servers, signer: Signer) -> None:
+    def __init__(self, servers: Servers, signer: PeerSigner) -> None:
         self._servers = servers
         self._signer = signer
 
@@ -75,7 +76,7 @@ def open_serving(
     `places` keeps its sockets over a reload.
     """
     config, disk, clock = node.config, node.disk, node.clock
-    signer = Signer(
+    signer = PeerSigner(
         disk,
         clock,
         node.tokens,

@@ -109,6 +109,22 @@ class Signer:
         `issuer` is the configured one unless given. Raises `UsageError` (claims, lifetime), `LeaseExpiredError`,
         `ClockBehindError`, `NotYetError` (no keyset), or why the keyset on disk must not be used.
         """
+        return self._mint(
+            claims, subject=subject, audience=audience, issuer=issuer, lifetime=lifetime, typ=typ, uid=None
+        )
+
+    def _mint(
+        self,
+        claims: Mapping[str, Any],
+        *,
+        subject: str,
+        audience: str | Sequence[str],
+        issuer: str | None,
+        lifetime: int,
+        typ: str,
+        uid: int | None,
+    ) -> str:
+        """Mint for the audit trail's user `uid`; None: for this process."""
         snapshot = self._following.current()
         active, now = snapshot.view, self._clock.now()
         if snapshot.trouble is not None:
@@ -128,7 +144,7 @@ class Signer:
         if self._mints is not None:
             self._mints.minted(active.key.kid, expires)
         if self._trail is not None:
-            self._trail.minted(mint_of(jwt, composed, active.key.kid))
+            self._trail.minted(mint_of(jwt, composed, active.key.kid, uid=uid))
         return jwt
 
     def _activate(self, held: Held, lease: Lease | None, before: _Active | None) -> _Active:

@@ -19,9 +19,10 @@ from keydist.adapters.config_serve import Rule
 from keydist.adapters.http.guard import Limits
 from keydist.adapters.http.listener import TcpAddress, UnixAddress
 from keydist.core.accept import Held
+from keydist.core.audit import Mint
 from keydist.core.local import Confirmation
 from keydist.core.report import Report
-from keydist.ports import Mints
+from keydist.ports import Mints, MintTrail
 from keydist.services.insight import Insight
 from keydist.services.present import Present
 from keydist.serving.local import Local
@@ -29,7 +30,8 @@ from keydist.serving.policy import MintPolicy
 from keydist.serving.public import Public
 from keydist.serving.published import Published
 from keydist.serving.servers import Served, Servers
-from keydist.signing import Signer, Verifier
+from keydist.serving.signer import PeerSigner
+from keydist.signing import Verifier
 from tests.fakes.clock import VirtualClock
 from tests.fakes.entropy import NumberedEntropy
 from tests.fakes.journal import RecordingJournal
@@ -85,6 +87,19 @@ class Minted(Mints):
         self.is_closed = True
 
 
+class Trail(MintTrail):
+    """Keeps in memory what is told to the audit trail."""
+
+    def __init__(self) -> None:
+        self.mints: list[Mint] = []
+
+    def minted(self, mint: Mint) -> None:
+        self.mints.append(mint)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class ServingNode:
     """Use it as a context manager."""
 
@@ -115,7 +130,10 @@ class ServingNode:
         if not is_empty:
             self.install(held or first())
         tokens, wanted = (TOKEN,), demands()
-        signer = Signer(self.disk, self.clock, tokens, issuer=issuer, mints=self.minted, demands=wanted)
+        self.trail = Trail()
+        signer = PeerSigner(
+            self.disk, self.clock, tokens, issuer=issuer, mints=self.minted, trail=self.trail, demands=wanted
+        )
         self.local = Local(
             signer=signer,
             verifier=Verifier(self.disk, self.clock, tokens, demands=wanted),

@@ -264,3 +264,27 @@ def test_what_waits_is_not_pushed_out_by_jwts_nor_kept_back_by_what_no_reader_ta
     auditor.retry()
     assert told.pop() is None
     assert [parse_entry(raw).what for raw in kept.read_after(None, most=999)] == ["epoch"] * 256
+
+
+def test_where_too_many_wait_refusals_go_first(state: Path) -> None:
+    kept = journal(state)
+    auditor = JournalAuditor(kept, VirtualClock(), lambda: WHO, lambda _: None)
+    auditor.note(event_of(ONE))
+    (state / "audit").chmod(0o777)
+    for _ in range(200):
+        auditor.note(event_of(TWO))
+    for number in range(300):
+        auditor.note(event_of(ONE, What.REFUSED)._replace(facts={"number": number}))
+    auditor.note(event_of(THIRD))
+    (state / "audit").chmod(0o700)
+    assert auditor.retry()
+    found = [parse_entry(raw) for raw in kept.read_after(None, most=999)]
+    assert [entry.facts["number"] for entry in found if entry.what == "refused"] == list(range(245, 300))
+    assert [entry.epoch for entry in found if entry.what == "epoch"] == [1, *[2] * 200, 3]
+    (state / "audit").chmod(0o777)
+    for _ in range(256):
+        auditor.note(event_of(TWO))
+    auditor.note(event_of(THIRD, What.REFUSED))
+    (state / "audit").chmod(0o700)
+    assert auditor.retry()
+    assert {parse_entry(raw).epoch for raw in kept.read_after(found[-1].link, most=999)} == {2}

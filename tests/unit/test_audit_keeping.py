@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from keydist.adapters.trail.auditor import JournalAuditor
+from keydist.adapters.trail.auditor import JournalAuditor, WaitingRoom
 from keydist.adapters.trail.journal import FileJournal
 from keydist.adapters.trail.spool import MintSpool, batches, fold_spools
+from keydist.core.accept import Held
 from keydist.core.audit_record import Entry, parse_entry
 from keydist.core.restart import Role
 from keydist.errors import AuditBehindError, BrokenTrailError, DiskError, InternalError, KeydistError, UnsafeFileError
 from keydist.services import keep_trail
-from keydist.services.keep_trail import LATE_SECONDS, LOOK_SECONDS, ROUND_SECONDS, Keeper, Minting
+from keydist.services.keep_trail import LATE_SECONDS, LOOK_SECONDS, ROUND_SECONDS, Keeper, Minting, Unrecorded
 from keydist.services.ship_trail import Shipper
 from tests.fakes.clock import VirtualClock
 from tests.fakes.entropy import NumberedEntropy
@@ -26,7 +27,7 @@ from tests.fakes.memory_store import Fault
 from tests.fakes.memory_trail import MemoryTrail, MemoryTrailStream
 from tests.unit.audit_material import NODE, THREE, WHO, event_of, mint
 
-ONE, TWO, _ = THREE
+ONE, TWO, THIRD = THREE
 
 
 class World:
@@ -42,15 +43,26 @@ class World:
         def fold(keep: Callable[..., bool]) -> None:
             fold_spools(str(self.runtime), keep)
 
-        self.keeper = Keeper(
-            self.journal,
-            lambda told: JournalAuditor(self.journal, self.clock, lambda: WHO, told),
-            clock=self.clock,
-            entropy=NumberedEntropy("y"),
-            log=self.log,
-            shipper=shipper if ships else None,
-            minting=Minting(fold=fold, batches=batches) if mints else None,
-        )
+        waiting, unrecorded = WaitingRoom(), Unrecorded()
+
+        def keeper() -> Keeper:
+            return Keeper(
+                self.journal,
+                lambda told: JournalAuditor(self.journal, self.clock, lambda: WHO, told, waiting),
+                clock=self.clock,
+                entropy=NumberedEntropy("y"),
+                log=self.log,
+                shipper=shipper if ships else None,
+                minting=Minting(fold=fold, batches=batches) if mints else None,
+                unrecorded=unrecorded,
+            )
+
+        self._another, self.keeper = keeper, keeper()
+
+    def reload(self, held: Held) -> None:
+        """Go on with another keeper, as an agent does that reads its configuration again."""
+        self.keeper = self._another()
+        self.keeper.changed(held)
 
     async def turns(self, count: int, *, each: float = ROUND_SECONDS) -> None:
         for _ in range(count):
@@ -324,3 +336,40 @@ async def test_a_stream_that_went_is_seen_within_an_hour_although_nothing_happen
     world.clock.advance(LOOK_SECONDS)
     await world.turns(1)
     assert world.trail.of(NODE.node) == list(world.journal.read_after(None, most=9)) != []
+
+
+async def test_a_reload_throws_away_no_record_that_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.keeper.changed(ONE)
+    await world.turns(3)
+
+    def full(*_: object, **__: object) -> None:
+        raise DiskError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileJournal, "append", full)
+        world.keeper.auditor.note(event_of(TWO))
+        world.reload(TWO)
+        world.keeper.auditor.note(event_of(THIRD))
+        world.reload(THIRD)
+        await world.turns(5)
+        assert world.codes() == [DiskError.code]
+    await world.turns(5)
+    assert world.codes() == []
+    assert world.whats() == [("found", 1), ("epoch", 2), ("epoch", 3)]
+
+
+async def test_a_reload_forgets_no_jwt_that_was_only_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.keeper.changed(ONE)
+    await world.turns(3)
+    spool = MintSpool(str(world.runtime))
+    with monkeypatch.context() as patch:
+        patch.setattr(keep_trail, "MOST_WAITING", -1)
+        spool.minted(mint(1))
+        spool.minted(mint(2))
+        await world.turns(1)
+    world.reload(ONE)
+    assert [alarm.found for alarm in world.keeper.alarms()] == ["2 left out"]
+    await world.turns(3)
+    spool.minted(mint(3))
+    await world.turns(3)
+    assert [(entry.facts, len(entry.minted)) for entry in world.entries()[1:]] == [({"left_out": 2}, 1)]

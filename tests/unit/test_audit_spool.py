@@ -53,6 +53,20 @@ def test_what_was_minted_is_folded_once(tmp_path: Path) -> None:
     assert (runtime / "audit-mints").stat().st_mode & 0o777 == 0o700
 
 
+def test_the_user_id_is_that_of_who_asked_and_else_that_of_the_process(tmp_path: Path) -> None:
+    found: list[Mint] = []
+    spool = MintSpool(str(tmp_path / "run"))
+    spool.minted(mint(1))
+    spool.minted(mint(2)._replace(uid=4242))
+
+    def keep(mints: tuple[Mint, ...], _left_out: int) -> bool:
+        found.extend(mints)
+        return True
+
+    fold_spools(str(tmp_path / "run"), keep)
+    assert [one.uid for one in found] == [os.getuid(), 4242]
+
+
 def test_what_was_not_kept_stays(tmp_path: Path) -> None:
     MintSpool(str(tmp_path / "run")).minted(mint(1))
     fold_spools(str(tmp_path / "run"), lambda _mints, _left_out: False)

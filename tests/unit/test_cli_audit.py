@@ -99,16 +99,28 @@ def test_without_the_stream_the_nodes_own_journal_is_shown_and_said_so(node: Aud
     assert (answer.code, len(answer.out.splitlines())) == (0, 3)
     assert "the stream cannot be read" in answer.err
     assert "only what node node-a keeps" in answer.err
-    assert node.run("audit", "--local").err == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--local",)], ids=str)
+def test_people_are_told_that_what_is_shown_was_not_checked(node: Auditing, arguments: tuple[str, ...]) -> None:
+    (said,) = node.run("audit", *arguments).err.splitlines()
+    assert "not checked; for that: keydist audit --verify" in said
+    assert node.run("audit", *arguments, "--json").err == ""
+    assert node.run("audit", *arguments, "--since", str(NOW + 99)).err == ""
+    assert "not checked" not in node.run("audit", *arguments, "--verify").err
 
 
 def test_what_was_minted_and_what_is_no_record_are_shown(node: Auditing) -> None:
     jwt = mint_of("a.b.c", {"sub": "al\x1b[2J", "aud": "api", "exp": NOW}, THREE[2].keyset.active.kid)
-    node.journal.append(Event(what=What.MINTED, held=THREE[2], minted=(jwt,)), at=NOW, who={"uid": 7})
+    both = (jwt, jwt._replace(uid=4242))
+    node.journal.append(Event(what=What.MINTED, held=THREE[2], minted=both), at=NOW, who={"uid": 7})
     node.ship()
     node.trail.put("node-b", b"\x1b[2J")
     answer = node.run("audit")
-    assert "sub='al\\x1b[2J'" in answer.out.splitlines()[3]
+    line = answer.out.splitlines()[3]
+    assert "sub='al\\x1b[2J'" in line
+    assert line.endswith(f" kid={jwt.kid} uid=4242  by uid=7")
+    assert line.count("uid=") == 2  # none where none was kept
     assert "\x1b" not in answer.out + answer.err
     assert "node node-b: something that is no record" in answer.err
 

@@ -31,10 +31,18 @@ class Recording(JwtNode):
         self.stream = MemoryTrailStream(self.trail)
         monkeypatch.setattr(wiring, "open_trail", opening(self.stream, self._open_store))
 
-    def record(self, jwt: str, *, by: Place = ELSEWHERE, altered: bool = False, held: Held | None = None) -> None:
+    def record(
+        self,
+        jwt: str,
+        *,
+        by: Place = ELSEWHERE,
+        altered: bool = False,
+        held: Held | None = None,
+        uid: int | None = None,
+    ) -> None:
         """Let a node have recorded a JWT."""
         parsed = parse_compact(jwt)
-        minted = mint_of(jwt, json.loads(parsed.payload), parsed.header.kid)
+        minted = mint_of(jwt, json.loads(parsed.payload), parsed.header.kid, uid=uid)
         event = Event(what=What.MINTED, held=held or self.held, minted=(minted,))
         raw = compose(event, by, Link(chain=CHAIN), at=NOW, who=WHO)
         self.trail.put(by.node, raw.replace(b'"alice"', b'"mallory"') if altered else raw)
@@ -49,7 +57,16 @@ def test_what_another_node_recorded_is_valid(node: Recording) -> None:
     jwt = node.jwt
     node.record(jwt)
     answer = node.verify(jwt, *OPTIONS)
+    assert (answer.code, answer.json["sub"], answer.err) == (0, "alice", "")
+
+
+@pytest.mark.parametrize(("uid", "said"), [(4242, "node node-z, for uid 4242; recorded "), (None, "node node-z; ")])
+def test_people_are_told_who_had_it_minted(node: Recording, uid: int | None, said: str) -> None:
+    node.record(node.jwt, uid=uid)
+    answer = node.verify(node.jwt, *OPTIONS[:-1])
     assert (answer.code, answer.json["sub"]) == (0, "alice")
+    assert said in answer.err
+    assert node.verify(node.jwt, *OPTIONS[:-1], "--quiet").err == ""
 
 
 def test_what_nobody_recorded_is_invalid_although_its_signature_is_right(node: Recording) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -168,11 +169,39 @@ def test_of_a_jwt_its_hash_and_a_few_claims_are_kept() -> None:
     assert (long.jti, long.aud[0], len(long.sub), long.aud[1][:7]) == ("", "x", 50, "sha256:")
 
 
+def test_no_audience_hides_behind_others() -> None:
+    def kept(audiences: list[str]) -> tuple[str, ...]:
+        return mint_of("a.b.c", {"sub": "s", "aud": audiences, "exp": NOW}, "kid").aud
+
+    many = [f"api-{number}" for number in range(66)]
+    assert kept(many[:64]) == tuple(many[:64])
+    for count in (65, 66):
+        spelled = ",".join(f'"{item}"' for item in many[:count])
+        digest = hashlib.sha256(b'{"aud":[%s]}' % spelled.encode()).digest()
+        assert kept(many[:count]) == (*many[:63], f"sha256:{b64url_encode(digest)}")
+
+
 def test_a_record_holds_what_was_minted() -> None:
     event = Event(what=What.MINTED, held=ONE, minted=(mint(1), mint(2)), facts={"left_out": 3})
     (raw,) = chained([event])
     assert parse_entry(raw).minted == event.minted
     assert parse_mint(serialise(mint_json(mint(1)))) == mint(1)
+
+
+@pytest.mark.parametrize("uid", [None, 0, 2**32 - 2])
+def test_a_record_tells_who_had_a_jwt_minted_and_those_of_before_do_not(uid: int | None) -> None:
+    minted = mint(1)._replace(uid=uid)
+    assert ("uid" in mint_json(minted)) == (uid is not None)
+    event = Event(what=What.MINTED, held=ONE, minted=(minted,))
+    (raw,) = chained([event])
+    assert parse_entry(raw).minted == (minted,)
+    assert check([raw]).seq == 1
+
+
+@pytest.mark.parametrize("uid", [-1, 2**32 - 1, True, None, "0", 1.0, [0]])
+def test_a_user_id_that_is_none_is_refused(uid: object) -> None:
+    with pytest.raises(MalformedError):
+        parse_mint(json.dumps(mint_json(mint(1)) | {"uid": uid}).encode())
 
 
 # --- chains -------------------------------------------------------------------------------------

@@ -637,6 +637,40 @@ def test_what_happened_while_nats_was_away_reaches_the_trail_afterwards(
     assert (genesis["what"], genesis["who"]["program"]) == ("genesis", "agent")
     hashes = [b64url_encode(hashlib.sha256(jwt.encode()).digest()) for jwt in jwts]
     found = [(one["sha256"], one["jti"]) for record in minted for one in record["minted"]]
+    assert {one["uid"] for record in minted for one in record["minted"]} == {os.getuid()}
     assert sorted(found) == sorted(zip(hashes, "0123", strict=True))
     assert json.loads(run([*command, "--verify"]).stdout)["whole"]
     assert agent.stop() == 0
+
+
+def test_what_waits_for_the_lock_of_the_journal_outlives_a_reload(install: Callable[..., Host]) -> None:
+    host = install()
+    agent = host.start()
+    agent.wait_for("READY=1")
+    journal = host.state / "audit"
+    eventually(lambda: list(journal.glob("*.jsonl")))
+    revoke = ["key", "revoke", "--all", "--reason", "a test", "--yes", "--config", str(other_node(host))]
+    with (journal / "lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for epoch in (2, 3):
+            subprocess.run([*KEYDIST, *revoke], capture_output=True, check=True)
+            eventually(lambda epoch=epoch: host.epoch == epoch)  # type: ignore[misc]
+        eventually(lambda: any(event["code"] == "busy" for event in agent.events("alarm")), within=20)
+        agent.hang_up()
+        agent.wait_for("READY=1", times=2)
+    (file,) = journal.glob("*.jsonl")
+    eventually(lambda: len(file.read_bytes().splitlines()) > 2)
+    records = [json.loads(line) for line in file.read_bytes().splitlines()]
+    told = [(record["what"], record["epoch"], record["facts"].get("reason")) for record in records]
+    assert told == [("genesis", 1, None), ("epoch", 2, "a test"), ("epoch", 3, "a test")]
+    assert agent.stop() == 0
+
+
+def other_node(host: Host) -> Path:
+    """Return the configuration of a second node of the host's cluster that holds the keyset, without an agent."""
+    path = host.directory / "other.yaml"
+    mine = json.loads(host.config.read_text(encoding="utf-8"))
+    own = {"node": "other", "state_dir": "other-state", "runtime_dir": "other-run"}
+    path.write_text(json.dumps(mine | own), encoding="utf-8")
+    subprocess.run([*KEYDIST, "bootstrap", "--config", str(path)], capture_output=True, check=True)
+    return path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,10 +16,11 @@ import pytest
 from starlette.requests import Request
 
 from keydist.adapters.http.guard import Peer
+from keydist.core.audit import jwt_hash
 from keydist.core.policy import Policy
 from keydist.errors import DiskError
 from keydist.serving.answers import guarded
-from keydist.signing import Signer
+from keydist.serving.signer import PeerSigner
 from tests.fakes.journal import RecordingJournal
 from tests.material import NOW, Change, extend, first, history
 from tests.unit.serving_node import ISSUER, ServingNode
@@ -50,6 +53,22 @@ def test_what_is_minted_there_is_verified_there(node: ServingNode) -> None:
         "kid": kid,
     }
     assert verified.headers["cache-control"] == "no-store"
+
+
+async def test_the_audit_trail_hears_who_asked(tmp_path: Path) -> None:
+    node = ServingNode(tmp_path, own_uid=4242)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b'{"subject":"s","audience":"a"}'}
+
+    scope = {"type": "http", "headers": [], "state": {"peer": Peer(1, 4242, frozenset())}}
+    answer = json.loads(bytes((await node.local.mint(Request(scope, receive))).body))
+    assert [(mint.sha256, mint.uid) for mint in node.trail.mints] == [(jwt_hash(answer["jwt"]), 4242)]
+
+
+def test_the_user_id_is_the_kernels_word(node: ServingNode) -> None:
+    assert node.mint().status == 200
+    assert [mint.uid for mint in node.trail.mints] == [os.getuid()]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +274,7 @@ async def test_between_two_signatures_everything_else_has_its_turn(tmp_path: Pat
     turns: list[str] = []
 
     class Signing:
-        def mint(self, _claims: object, **_: object) -> str:
+        def mint_for(self, _uid: int, _claims: object, **_: object) -> str:
             turns.append("signed")
             return jwt
 
@@ -268,7 +287,7 @@ async def test_between_two_signatures_everything_else_has_its_turn(tmp_path: Pat
         return {"type": "http.request", "body": b'{"subject":"s","audience":"a"}'}
 
     jwt = node.local.signer.mint({}, subject="s", audience="a")
-    local = replace(node.local, signer=cast("Signer", Signing()))
+    local = replace(node.local, signer=cast("PeerSigner", Signing()))
     scope = {"type": "http", "headers": [], "state": {"peer": Peer(1, 0, frozenset())}}
     async with asyncio.TaskGroup() as tasks:
         for _ in range(5):

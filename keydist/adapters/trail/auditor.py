@@ -19,10 +19,31 @@ if TYPE_CHECKING:
 _MOST_WAITING: Final = 256
 
 
+class WaitingRoom:
+    """Records that could not be written yet, oldest first, and the lock of who writes them.
+
+    An agent has one over every reload: what waits must not go with the configuration that it began to wait under.
+    """
+
+    def __init__(self) -> None:
+        self.records: deque[tuple[Event, int]] = deque()
+        self.lock = Lock()
+
+    def add(self, event: Event, *, at: int) -> None:
+        """Let a record wait; in a full room it takes the place of the first refusal, and else of the oldest."""
+        if len(self.records) >= _MOST_WAITING:
+            refused = (place for place, (waits, _) in enumerate(self.records) if waits.what is What.REFUSED)
+            place = next(refused, None)
+            if place is None and event.what is What.REFUSED:
+                return  # a store can be made to provoke these without end
+            del self.records[place or 0]
+        self.records.append((event, at))
+
+
 class JournalAuditor:
     """An `Auditor` on a journal; `told` hears what kept a record from being written, None once all are.
 
-    What a full disk or a held lock kept back waits in memory, with its time, and goes first.
+    What a full disk or a held lock kept back waits in memory (`waiting`), with its time, and goes first.
     """
 
     def __init__(
@@ -31,13 +52,14 @@ class JournalAuditor:
         clock: Clock,
         who: Callable[[], Facts],
         told: Callable[[KeydistError | None], None],
+        waiting: WaitingRoom | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._who = who
         self._told = told
-        self._waiting: deque[tuple[Event, int]] = deque(maxlen=_MOST_WAITING)
-        self._lock = Lock()
+        self._room = waiting or WaitingRoom()
+        self._waiting, self._lock = self._room.records, self._room.lock
 
     def note(self, event: Event) -> None:
         """Write one record; see `Auditor`."""
@@ -47,16 +69,17 @@ class JournalAuditor:
                 self._write_all()
             if is_minted and self._waiting:
                 return
-            self._waiting.append((event, self._clock.now()))
+            self._room.add(event, at=self._clock.now())
             self._write_all()
             if is_minted:
                 self._waiting.clear()
 
-    def retry(self) -> None:
+    def retry(self) -> bool:
         """Write what could not be written before; see `Auditor`."""
         with self._lock:
             if self._waiting:
                 self._write_all()
+            return not self._waiting
 
     def _write_all(self) -> None:
         trouble: KeydistError | None = None

@@ -53,7 +53,9 @@ class MintSpool:
         self._pid = os.getpid()  # last: another thread of a child must not take the lock of before
 
     def minted(self, mint: Mint) -> None:
-        """Keep one JWT for the trail."""
+        """Keep one JWT for the trail; where nobody asked for it, this process did."""
+        if mint.uid is None:
+            mint = mint._replace(uid=os.getuid())
         line = serialise(mint_json(mint)) + b"\n"
         if os.getpid() != self._pid:
             self._begin()  # the parent's file has the parent's lock
