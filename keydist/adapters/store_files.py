@@ -15,7 +15,7 @@ from keydist.adapters.file_set import Wanted
 from keydist.adapters.nats.accounts import User, Users, accounts, check_name
 from keydist.adapters.nats.credentials import new_seed, public_nkey
 from keydist.adapters.nats.permissions import subjects
-from keydist.adapters.nats.server_config import ROUTE_PORT, ServerFiles, ServerPlace, server_configuration
+from keydist.adapters.nats.server_config import ServerFiles, ServerPlace, server_configuration
 from keydist.errors import ConfigError, UsageError
 
 CONFIGURATION: Final = "nats-server.conf"
@@ -52,7 +52,7 @@ class Named(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is asked for. `files_dir` and `store_dir` are places on the servers' machines."""
+    """What is asked for; in addresses and the servers' directories `{name}` and `{host}` stand for a server's own."""
 
     cluster: str
     bucket: str
@@ -62,6 +62,7 @@ class Layout(NamedTuple):
     leaders: tuple[Named, ...]
     followers: tuple[Named, ...]
     listen: str
+    routes: str
     monitor: str
     files_dir: str
     store_dir: str
@@ -76,27 +77,30 @@ class Layout(NamedTuple):
 def configurations(layout: Layout, users: Users) -> dict[str, str]:
     """Return the configuration of each server, by its name. Raises `ConfigError`."""
     made = accounts(users, subjects(layout.bucket, layout.entry))
-    files = ServerFiles(
-        cert_file=f"{layout.files_dir}/server.pem",
-        key_file=f"{layout.files_dir}/server.key",
-        client_ca=f"{layout.files_dir}/{CLIENT_CA}" if layout.client_certificates else None,
-        route_ca=f"{layout.files_dir}/{SERVER_CA}",
-    )
-    return {
-        server.name: server_configuration(
-            ServerPlace(
-                name=server.name,
-                store_dir=layout.store_dir,
-                listen=layout.listen,
-                monitor=layout.monitor,
-                routes=tuple(f"{peer.name}:{ROUTE_PORT}" for peer in layout.servers if peer != server),
-            ),
-            made,
-            cluster=layout.cluster,
-            tls=files,
+    route_port = layout.routes.rpartition(":")[2]
+
+    def text(server: Server) -> str:
+        def filled(pattern: str) -> str:
+            return pattern.replace("{name}", server.name).replace("{host}", server.host)
+
+        place = ServerPlace(
+            name=server.name,
+            store_dir=filled(layout.store_dir),
+            listen=filled(layout.listen),
+            route_listen=filled(layout.routes),
+            monitor=filled(layout.monitor),
+            routes=tuple(f"{peer.name}:{route_port}" for peer in layout.servers if peer != server),
         )
-        for server in layout.servers
-    }
+        files = filled(layout.files_dir)
+        tls = ServerFiles(
+            cert_file=f"{files}/server.pem",
+            key_file=f"{files}/server.key",
+            client_ca=f"{files}/{CLIENT_CA}" if layout.client_certificates else None,
+            route_ca=f"{files}/{SERVER_CA}",
+        )
+        return server_configuration(place, made, cluster=layout.cluster, tls=tls)
+
+    return {server.name: text(server) for server in layout.servers}
 
 
 def users_of(layout: Layout, seeds: Mapping[str, str]) -> Users:

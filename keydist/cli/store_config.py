@@ -23,7 +23,7 @@ _DEV_FOLLOWERS: Final = ["node-a", "node-b"]
 _HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 _SERVER: Final = re.compile(rf"({_HOST})(?:=({_HOST})(?::([0-9]{{1,5}}))?)?", re.ASCII)
 _URL: Final = re.compile(rf"(?:nats|tls)://({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
-_PLACE: Final = re.compile(r"(?:[0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
+_PLACE: Final = re.compile(r"(?:[0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]|\{name\}|\{host\}):[0-9]{1,5}", re.ASCII)
 _CLIENT_PORT: Final = 4222
 _MAX_PORT: Final = 65_535
 
@@ -70,8 +70,14 @@ def store_config(
         str, typer.Option("--store-dir", metavar="DIR", help="Where a server keeps JetStream.")
     ] = "/var/lib/nats",
     listen: Annotated[
-        str, typer.Option("--listen", metavar="ADDRESS", help="Where a server listens for clients.")
+        str,
+        typer.Option(
+            "--listen", metavar="ADDRESS", help="Where a server listens for clients; {name} and {host} are its own."
+        ),
     ] = "0.0.0.0:4222",
+    routes: Annotated[
+        str, typer.Option("--routes", metavar="ADDRESS", help="Where a server listens for its peers.")
+    ] = "0.0.0.0:6222",
     monitor: Annotated[
         str, typer.Option("--monitor", metavar="ADDRESS", help="Where a server answers health checks.")
     ] = "127.0.0.1:8222",
@@ -92,9 +98,7 @@ def store_config(
         from keydist.adapters.store_files import Layout  # noqa: PLC0415 - what it needs, no other command does
 
         _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
-        for name, address in (("--listen", listen), ("--monitor", monitor)):
-            if not _PLACE.fullmatch(address) or int(address.rpartition(":")[2]) > _MAX_PORT:
-                raise UsageError(f"{name} is no address", expected="address:port", found=ascii(address)[:80])
+        _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor})
         settings = configured(config, {"cluster": cluster or "dev"} if cluster or dev_pki else {})
         is_default = dev_pki is not None and not (leader or follower)
         layout = Layout(
@@ -106,6 +110,7 @@ def store_config(
             leaders=_named(_DEV_LEADERS if is_default else leader or []),
             followers=_named(_DEV_FOLLOWERS if is_default else follower or []),
             listen=listen,
+            routes=routes,
             monitor=monitor,
             files_dir=files_dir,
             store_dir=store_dir,
@@ -138,6 +143,16 @@ def _check_options(
         if not path.startswith("/"):
             raise UsageError(
                 f"{option} is a place on the server's machine", expected="an absolute path", found=ascii(path)[:80]
+            )
+
+
+def _check_addresses(addresses: dict[str, str]) -> None:
+    for option, address in addresses.items():
+        if not _PLACE.fullmatch(address) or int(address.rpartition(":")[2]) > _MAX_PORT:
+            raise UsageError(
+                f"{option} is no address",
+                expected="an IP address, {name} or {host}, with a port",
+                found=ascii(address)[:80],
             )
 
 

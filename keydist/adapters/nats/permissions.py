@@ -102,7 +102,11 @@ def operator(name: str, use: Subjects) -> Permissions:
             Allowed(f"{_API}.STREAM.PURGE.{use.streams[1]}", "keydist node forget; the records' stream and no other"),
             Allowed(WHO, "asks who lives, before a node is forgotten"),
         ),
-        subscribe=(inbox(name), Allowed(RECORDS_HEARD, "hears node records as they are written")),
+        subscribe=(
+            inbox(name),
+            Allowed(CHANGES_HEARD, "hears that the keyset changed"),
+            Allowed(RECORDS_HEARD, "hears node records as they are written"),
+        ),
         answers=False,
     )
 

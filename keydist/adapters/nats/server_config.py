@@ -9,9 +9,6 @@ from keydist.adapters.nats.server_text import Because, render
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CLIENT_PORT: Final = 4222
-ROUTE_PORT: Final = 6222
-MONITOR_PORT: Final = 8222
 SYNCED: Final = "always"
 _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
@@ -36,9 +33,9 @@ class ServerPlace(NamedTuple):
 
     name: str
     store_dir: str
-    listen: str = f"0.0.0.0:{CLIENT_PORT}"
-    route_listen: str = f"0.0.0.0:{ROUTE_PORT}"
-    monitor: str = f"127.0.0.1:{MONITOR_PORT}"
+    listen: str
+    route_listen: str
+    monitor: str
     routes: tuple[str, ...] = ()
     log_file: str | None = None
 
