@@ -99,7 +99,8 @@ def store_config(
 
         _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
         _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor})
-        settings = configured(config, {"cluster": cluster or "dev"} if cluster or dev_pki else {})
+        name = cluster or ("dev" if dev_pki is not None and config is None else None)
+        settings = configured(config, {"cluster": name} if name else {})
         is_default = dev_pki is not None and not (leader or follower)
         layout = Layout(
             cluster=settings.cluster,
