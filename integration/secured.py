@@ -53,7 +53,7 @@ class Secured:
         self.leaders, self.followers, self.hosts = tuple(leaders), tuple(followers), tuple(hosts)
         self._reserved = [ReservedPort() for _ in range(3)]
         self.client_port, self.route_port, self.monitor_port = (port.number for port in self._reserved)
-        self._servers: list[ServerProcess] = []
+        self._servers = [ServerProcess(self.directory / host / "nats-server.conf") for host in self.hosts]
 
     @property
     def arguments(self) -> list[str]:
@@ -73,9 +73,8 @@ class Secured:
         self.write()
         token = run_keydist("token", "generate", "--out", str(self.directory / "token"))
         assert token.returncode == 0, token.stderr
-        self._servers = [ServerProcess(self.directory / host / "nats-server.conf") for host in self.hosts]
-        for server in self._servers:
-            server.start()
+        for number in range(len(self.hosts)):
+            self.start_server(number)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:  # until the servers have found each other, and a leader of JetStream
             made = self.keydist("operator", "store", "init")
@@ -84,6 +83,10 @@ class Secured:
             assert not any(server.has_ended() for server in self._servers), self.logs()
             assert time.monotonic() < deadline, made.stderr + self.logs()
             time.sleep(_LOOK_SECONDS)
+
+    def start_server(self, number: int) -> None:
+        """Start one server; it takes clients some time after."""
+        self._servers[number].start()
 
     def close(self) -> None:
         """Kill all servers and let go of their ports."""

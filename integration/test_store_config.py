@@ -324,6 +324,24 @@ def test_whom_a_server_talks_to(
         assert said_after_handshake(host, keyed.route_port, shown).startswith(b"INFO ") is route
 
 
+def test_one_ca_for_servers_and_clients_would_let_a_follower_join_as_a_server(tmp_path: Path) -> None:
+    """Show that the row of the table above is an attack: it is the second CA that stops it."""
+    loose = Secured(tmp_path, hosts=["127.0.0.1", "127.0.0.2"])
+    loose.write()
+    place = loose.directory / "127.0.0.1"
+    (place / "both.pem").write_bytes(b"".join((place / f"{kind}-ca.pem").read_bytes() for kind in ("server", "client")))
+    text = (place / "nats-server.conf").read_text("utf-8")
+    (place / "nats-server.conf").write_text(text.replace("server-ca.pem", "both.pem"), encoding="utf-8")
+    shown, deadline = loose.context("node-a"), time.monotonic() + 20
+    loose.start_server(0)
+    try:
+        while not said_after_handshake("127.0.0.1", loose.route_port, shown).startswith(b"INFO "):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        loose.close()
+
+
 async def refused(connecting: Awaitable[object]) -> str:
     with pytest.raises((nats.errors.Error, OSError)) as caught:
         async with asyncio.timeout(10):

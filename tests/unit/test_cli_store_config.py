@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -281,25 +282,27 @@ def test_a_directory_without_a_parent_or_that_is_a_file_is_refused(node: CliNode
     assert node.run("store", "config", "--dev-pki", str(tmp_path / "file")).code == 77
 
 
+def stopping(write: Callable[[str, bytes], object], left: list[int]) -> Callable[[str, bytes], object]:
+    """Return a way to write that works `left[0]` times more, over all that count on the same list."""
+
+    def work(path: str, data: bytes) -> object:
+        if not left[0]:
+            raise DiskError("the disk is full")
+        left[0] -= 1
+        return write(path, data)
+
+    return work
+
+
 def test_a_run_that_stopped_anywhere_is_finished_by_the_next(
     node: CliNode, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("store", "config", "--dev-pki", str(out), "--server", "nats-1", "--leader", "lead-1")
     for most in range(30):
-        left = [most]
-
-        def counting(write: object, left: list[int] = left) -> object:
-            def work(name: str, data: bytes) -> object:
-                if not left[0]:
-                    raise DiskError("the disk is full")
-                left[0] -= 1
-                return write(name, data)  # type: ignore[operator]
-
-            return work
-
         with monkeypatch.context() as patch:
-            for name in ("write_new", "write_public"):
-                patch.setattr(file_set, name, counting(getattr(file_set, name)))
+            left = [most]
+            for call in ("write_new", "write_public"):
+                patch.setattr(file_set, call, stopping(getattr(file_set, call), left))
             stopped = node.run(*arguments).code
         before = files(out) if out.exists() else {}
         assert node.run(*arguments).code == 0
