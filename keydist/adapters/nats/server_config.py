@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 SYNCED: Final = "always"
 _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
+_HANDSHAKE_SECONDS: Final = 10
 
 _HEAD: Final = """\
 # nats-server for keydist, written by: keydist store config
@@ -86,6 +87,9 @@ def _client_tls(tls: ServerFiles) -> Because:
         files["ca_file"] = Because(tls.client_ca, "the CA of the clients' certificates")
         files["verify"] = Because(True, "a client without such a certificate is not talked to")  # noqa: FBT003 - a value
     files["handshake_first"] = Because(True, "TLS before anything else: no greeting in clear, and no way down")  # noqa: FBT003
+    files["timeout"] = Because(
+        _HANDSHAKE_SECONDS, "a fleet that starts at once takes longer than the usual two seconds"
+    )
     return Because(files, "Who connects is a user by its nkey all the same: a certificate alone may nothing.")
 
 
