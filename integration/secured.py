@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Self
 
+import yaml
+
 from integration.server_process import ReservedPort, ServerProcess
 from integration.user import User, connect
 from keydist.adapters.config import TlsConfig
@@ -88,6 +90,11 @@ class Secured:
         """Start one server; it takes clients some time after."""
         self._servers[number].start()
 
+    def reload(self) -> None:
+        """Let the servers read their configurations again."""
+        for server in self._servers:
+            server.signal(signal.SIGHUP)
+
     def close(self) -> None:
         """Kill all servers and let go of their ports."""
         for server in self._servers:
@@ -120,6 +127,14 @@ class Secured:
     def keydist(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command as a user."""
         return run_keydist(*arguments, "--config", self.config(name))
+
+    def keydist_at(self, host: str, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as a user who knows one server only."""
+        path = self.directory / name / "one.yaml"
+        settings = yaml.safe_load(Path(self.config(name)).read_text("utf-8"))
+        settings["nats"]["servers"] = [f"tls://{host}:{self.client_port}"]
+        path.write_text(json.dumps(settings), encoding="utf-8")
+        return run_keydist(*arguments, "--config", str(path))
 
     @staticmethod
     def answer(*arguments: str) -> dict[str, Any]:

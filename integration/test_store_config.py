@@ -107,6 +107,22 @@ def test_a_cluster_works_with_it_and_nobody_is_denied_what_it_needs(tmp_path: Pa
         assert "AuthorizationViolation" not in own.logs()
 
 
+def test_a_node_that_comes_later_needs_a_reload_and_one_that_is_left_out_is_refused(tmp_path: Path) -> None:
+    with Secured(tmp_path, leaders=["lead-1"], followers=["node-a"]) as own:
+        kid = own.asked("lead-1", "bootstrap")["kid"]
+        own.followers = ("node-b",)
+        changed = {Path(file["path"]).parent.name for file in own.write("--force")["files"] if file["state"] != "same"}
+        assert changed == {"node-b", *own.hosts}
+        own.reload()
+        deadline = time.monotonic() + 30
+        while (done := own.keydist("node-b", "bootstrap", "--json", "--timeout", "1s")).returncode != 0:
+            assert time.monotonic() < deadline, done.stderr
+        assert json.loads(done.stdout)["kid"] == kid
+        for host in own.hosts:  # each has read its own
+            one = own.keydist_at(host, "node-a", "bootstrap", "--json", "--timeout", "1s")
+            assert json.loads(one.stdout)["error"]["code"] == "credentials-refused", one.stdout
+
+
 def wait_live(own: Secured, names: set[str], *, epoch: int = 1) -> dict[str, Any]:
     deadline = time.monotonic() + 40
     while True:
