@@ -29,5 +29,5 @@ def users_in(directory: Path, *, leaders: Iterable[str], followers: Iterable[str
 
 def with_admin(made: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Put a user who may do anything into the account of the keys."""
-    made[KEYS].value["users"].append({"nkey": write_user(directory, ADMIN).nkey})
+    made[KEYS]["users"].value.append({"nkey": write_user(directory, ADMIN).nkey})
     return made

@@ -35,9 +35,7 @@ def _start(directory: Path, *, imports_records: bool = True) -> Guarded:
     users = users_in(directory, leaders=LEADERS, followers=FOLLOWERS)
     made = with_admin(accounts(users, subjects()), directory)
     if not imports_records:
-        made[FLEET].value["imports"] = [
-            one for one in made[FLEET].value["imports"] if "$KV.keydist-nodes" not in str(one)
-        ]
+        made[FLEET]["imports"] = [one for one in made[FLEET]["imports"] if "$KV.keydist-nodes" not in str(one)]
     server = EmbeddedServer(directory / "nats", extra=render({"accounts": made}))
     server.start()
     return server, directory

@@ -91,36 +91,25 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     """
     _check(users)
     imported = [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
+    in_keys = [
+        *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
+        *_users(users.leaders, leader, use, "a leader: writes the keyset"),
+    ]
+    in_fleet = _users(users.followers, follower, use, "a follower: reads the keyset")
+    question = Because({"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches followers")
+    answers = {"service": WHO, "accounts": [KEYS], "response_type": "stream"}
     return {
-        KEYS: Because(
-            {
-                "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
-                "users": [
-                    *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
-                    *_users(users.leaders, leader, use, "a leader: writes the keyset"),
-                ],
-                "exports": _exports(use, imported),
-                "imports": [
-                    Because(
-                        {"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches the followers"
-                    )
-                ],
-            },
-            "The keys: the only account with JetStream.",
-        ),
-        FLEET: Because(
-            {
-                "users": _users(users.followers, follower, use, "a follower: reads the keyset"),
-                "exports": [
-                    Because(
-                        {"service": WHO, "accounts": [KEYS], "response_type": "stream"},
-                        "every follower may answer, so the answers are many",
-                    )
-                ],
-                "imports": _imports(use, imported),
-            },
-            _FOLLOWERS_HEAD,
-        ),
+        KEYS: {
+            "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
+            "users": Because(in_keys, "Operator and leaders, in the only account with JetStream."),
+            "exports": _exports(use, imported),
+            "imports": [question],
+        },
+        FLEET: {
+            "users": Because(in_fleet, _FOLLOWERS_HEAD),
+            "exports": [Because(answers, "every follower may answer, so the answers are many")],
+            "imports": _imports(use, imported),
+        },
     }
 
 
