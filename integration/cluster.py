@@ -26,12 +26,15 @@ import nats.errors
 from nats.aio.client import Client
 
 from integration import monitor
-from integration.accounts import KEYS, OPERATOR, Ports, accounts, server_configuration, subjects, write_nkeys
+from integration.accounts import OPERATOR, Ports, write_users
 from integration.nodes import Node
 from integration.server_process import ReservedPort, ServerProcess
 from integration.user import User, connect
+from keydist.adapters.nats.accounts import KEYS, accounts
 from keydist.adapters.nats.bucket import keyset_stream, records_stream, stream_name, trail_stream
 from keydist.adapters.nats.connection import REQUEST_SECONDS, Connection, Server
+from keydist.adapters.nats.permissions import subjects
+from keydist.adapters.nats.server_config import ServerPlace, server_configuration
 from keydist.adapters.nats.store import NatsKeysetStore
 
 _PATIENCE_SECONDS: Final = 30.0
@@ -107,23 +110,22 @@ class Cluster:
         self._reserved = [ReservedPort() for _ in range(3 * self._count)]
         numbers = iter([port.number for port in self._reserved])
         self._ports = [Ports(*three) for three in zip(numbers, numbers, numbers, strict=True)]
-        names = (OPERATOR, *self.leaders, *self.followers)
-        assert len(set(names)) == len(names), "every user has a name of its own"
-        public = write_nkeys(self.directory / "users", names)
-        made = accounts(public, leaders=self.leaders, followers=self.followers, use=subjects(self.bucket, self.entry))
+        users = write_users(self.directory / "users", leaders=self.leaders, followers=self.followers)
+        made = accounts(users, subjects(self.bucket, self.entry))
         for number, ports in enumerate(self._ports):
             directory = self._of(number)
             directory.mkdir(parents=True)
-            configuration = server_configuration(
+            place = ServerPlace(
                 name=self._name(number),
-                ports=ports,
-                routes=[one.route for one in self._ports],
-                store=directory / "store",
-                log=self.log_file(number),
-                accounts=made,
-                sync_interval=self._sync_interval,
+                store_dir=str(directory / "store"),
+                listen=f"127.0.0.1:{ports.client}",
+                route_listen=f"127.0.0.1:{ports.route}",
+                monitor=f"127.0.0.1:{ports.monitor}",
+                routes=tuple(f"127.0.0.1:{peer.route}" for peer in self._ports if peer != ports),
+                log_file=str(self.log_file(number)),
             )
-            (directory / "nats.conf").write_text(configuration, encoding="utf-8")
+            text = server_configuration(place, made, cluster="keydist", tls=None, sync_interval=self._sync_interval)
+            (directory / "nats.conf").write_text(text, encoding="utf-8")
 
     def _of(self, number: int) -> Path:
         return self.directory / self._name(number)
@@ -246,7 +248,7 @@ class Cluster:
         return connect(self.server(name, at=at), **options)
 
     def operator(self) -> AbstractAsyncContextManager[User]:
-        """Connect as the operator, who may ask `$JS.API.>`."""
+        """Connect as the operator, who makes the streams and reads them."""
         return self.client(OPERATOR)
 
     async def make_buckets(self, *, replicas: int | None = None) -> None:

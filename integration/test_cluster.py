@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from integration.accounts import CURRENT, RECORDS_HEARD, WHO, subjects
 from integration.cluster import Cluster
 from integration.user import User
-from keydist.adapters.nats.bucket import keyset_stream, problems, records_stream
+from keydist.adapters.nats.bucket import FOLLOWERS_READ as CURRENT
+from keydist.adapters.nats.bucket import WHO, keyset_stream, problems, records_stream
+from keydist.adapters.nats.permissions import RECORDS_HEARD, subjects
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.core.entry import Stored
 from keydist.errors import ForbiddenError, TransientError

@@ -22,13 +22,13 @@ from typing import Any, Final
 
 import pytest
 
-from integration.accounts import subjects
 from integration.cluster import Cluster
 from integration.fleet import Fleet
 from integration.tally import Tally, outside_of
 from integration.traffic import AUDIENCE, ISSUER, Traffic
 from integration.trouble import Trouble
 from keydist import Signer, Verifier
+from keydist.adapters.nats.permissions import subjects
 from keydist.core.accept import Held
 from keydist.core.envelope import parse_envelope
 from keydist.core.jws import parse_compact

@@ -57,6 +57,23 @@ def mark_of(path: str) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns
 
 
+def write_new(path: str, data: bytes) -> None:
+    """Make a file that only its owner may read (0600), whole or not at all. Raises `ConfigError` where one is there."""
+    target = Path(path)
+    try:
+        fd, fresh = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+        _fill(fd, Path(fresh), data, mode=0o600)
+        try:
+            target.hardlink_to(fresh)  # unlike a rename, never over anything
+        finally:
+            _discard(Path(fresh))
+        _sync(target.parent)
+    except FileExistsError as exc:
+        raise ConfigError(f"{path} exists, and a secret is never overwritten", fix="look at it, then move it") from exc
+    except OSError as exc:
+        raise _failed(exc, path) from exc
+
+
 def write_backup(path: str, data: bytes) -> None:
     """Write a new file (0400), never over an existing one. Raises `ConfigError`, `DiskError`."""
     target = Path(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -54,9 +54,9 @@ def named(path: str, option: str) -> str:
     return path
 
 
-def configured(path: str | None) -> Config:
-    """Return the configuration of this command. Raises `ConfigError`."""
-    return load_config(path, environ=os.environ, overrides={})
+def configured(path: str | None, overrides: Mapping[str, str] | None = None) -> Config:
+    """Return the configuration of this command; `overrides` are its flags, by dotted name. Raises `ConfigError`."""
+    return load_config(path, environ=os.environ, overrides=overrides or {})
 
 
 def this_node(config_path: str | None, token_file: str | None = None) -> Machine:

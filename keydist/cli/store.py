@@ -22,6 +22,7 @@ from keydist.cli.command import (
     with_store,
 )
 from keydist.cli.render import print_json, print_line, tell, tell_alarms
+from keydist.cli.store_config import store_config
 from keydist.cli.times import date
 from keydist.core.envelope import MAX_ENVELOPE
 from keydist.core.local import Local
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from keydist.wiring import Machine
 
 app = typer.Typer(no_args_is_help=True, help="The store: buckets, recovery, backup.", rich_markup_mode=None)
+app.command("config")(store_config)
 
 
 @app.command("init")

@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats.accounts import accounts
 from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.permissions import subjects
 from keydist.adapters.nats.records import NatsNodeRecords
+from keydist.adapters.nats.server_text import render
 from keydist.core.record import Record
 from tests.material import NOW, OTHER_TOKEN, chain, make_record, noise, sealed_record
 from tests.unit.cli_node import CliNode, Terminal
 from tests.unit.fleet_nodes import BUCKET, Nodes, run, set_up, write
-from tests.unit.test_nats_accounts import FOLLOWERS, LEADERS, configuration
+from tests.unit.nats_users import users_in
 
 CLOCK = SystemClock()
 MINE = chain(2)[-1]
@@ -179,13 +181,8 @@ def test_a_person_is_asked(node: CliNode, server: EmbeddedServer, said: str, cod
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedServer, Path]]:
     directory = tmp_path_factory.mktemp("accounts")
-    users = {}
-    for name in (*LEADERS, *FOLLOWERS, "op"):
-        seed = nkeys.encode_seed(noise(name, 32), nkeys.PREFIX_BYTE_USER)
-        users[name] = nkeys.from_seed(bytearray(seed)).public_key.decode()
-        (directory / name).write_bytes(seed)
-        (directory / name).chmod(0o400)
-    started = EmbeddedServer(directory / "nats", extra=configuration(users))
+    users = users_in(directory, leaders=["lead-1", "lead-2"], followers=["a"])
+    started = EmbeddedServer(directory / "nats", extra=render({"accounts": accounts(users, subjects())}))
     started.start()
 
     async def fill() -> None:

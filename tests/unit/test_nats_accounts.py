@@ -11,101 +11,32 @@ from typing import Any
 import pytest
 
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats.accounts import FLEET, accounts
 from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.permissions import subjects
 from keydist.adapters.nats.records import NatsNodeRecords
+from keydist.adapters.nats.server_text import render
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.adapters.nats.trail import NatsTrailStream
 from keydist.core.entry import Stored
 from keydist.errors import BucketMissingError, ConflictError, ForbiddenError
 from tests.settled import settled
+from tests.unit.nats_users import ADMIN, users_in, with_admin
 
 LEADERS = ("lead-1", "lead-2")
 FOLLOWERS = ("a", "b")
-
-Users = dict[str, str]
-
-
-def configuration(users: Users, *, imports_records: bool = True) -> str:
-    """Return the accounts of docs/nats.md; `users` are public keys by name."""
-
-    def user(name: str, publish: list[str], subscribe: list[str]) -> str:
-        subjects = [", ".join(f'"{subject}"' for subject in which) for which in (publish, subscribe)]
-        return (
-            f"{{ nkey: {users[name]}, permissions: {{ publish: [{subjects[0]}], subscribe: [{subjects[1]}],"
-            ' allow_responses: { max: 1, expires: "5s" } } }'
-        )
-
-    def leader(name: str) -> str:
-        publish = [
-            "$KV.keydist.signing-key",
-            f"$KV.keydist-nodes.{name}",
-            "$JS.API.STREAM.INFO.KV_keydist",
-            "$JS.API.STREAM.MSG.GET.KV_keydist",
-            "$JS.API.STREAM.INFO.KV_keydist-nodes",
-            "$JS.API.DIRECT.GET.KV_keydist-nodes.>",
-            f"keydist.audit.keydist.{name}",
-            "$JS.API.DIRECT.GET.keydist-audit",
-            "$JS.API.DIRECT.GET.keydist-audit.>",
-            "keydist.who",
-        ]
-        return user(name, publish, [f"_INBOX_{name}.>", "keydist.changed.>", "keydist.nodes.>", "keydist.who"])
-
-    def follower(name: str) -> str:
-        publish = [GET, "keydist.current", f"$KV.keydist-nodes.{name}"]
-        publish += [f"keydist.audit.keydist.{name}", f"{LAST}.keydist.audit.keydist.{name}"]
-        return user(name, publish, [f"_INBOX_{name}.>", "keydist.changed.>", "keydist.who"])
-
-    records = '{ service: { account: KEYS, subject: "$KV.keydist-nodes.*" } }' if imports_records else ""
-    return f"""
-accounts {{
-  KEYS: {{
-    jetstream: enabled
-    users: [
-      {user("op", ["$JS.API.>"], ["_INBOX_op.>"])}
-      {", ".join(map(leader, LEADERS))}
-    ]
-    exports: [
-      {{ service: "{GET}", accounts: [FLEET] }}
-      {{ service: "$JS.API.STREAM.MSG.GET.KV_keydist", accounts: [FLEET] }}
-      {{ service: "$KV.keydist-nodes.*", accounts: [FLEET] }}
-      {{ service: "keydist.audit.keydist.*", accounts: [FLEET] }}
-      {{ service: "{LAST}.keydist.audit.keydist.*", accounts: [FLEET] }}
-      {{ stream: "keydist.changed.>", accounts: [FLEET] }}
-    ]
-    imports: [ {{ service: {{ account: FLEET, subject: "keydist.who" }} }} ]
-  }}
-  FLEET: {{
-    users: [ {", ".join(map(follower, FOLLOWERS))} ]
-    exports: [ {{ service: "keydist.who", accounts: [KEYS], response_type: stream }} ]
-    imports: [
-      {{ service: {{ account: KEYS, subject: "{GET}" }} }}
-      {{ service: {{ account: KEYS, subject: "$JS.API.STREAM.MSG.GET.KV_keydist" }}, to: "keydist.current" }}
-      {records}
-      {{ service: {{ account: KEYS, subject: "keydist.audit.keydist.*" }} }}
-      {{ service: {{ account: KEYS, subject: "{LAST}.keydist.audit.keydist.*" }} }}
-      {{ stream: {{ account: KEYS, subject: "keydist.changed.>" }} }}
-    ]
-  }}
-}}
-"""
-
 
 GET = "$JS.API.DIRECT.GET.KV_keydist.$KV.keydist.signing-key"
 LAST = "$JS.API.DIRECT.GET.keydist-audit"
 Guarded = tuple[EmbeddedServer, Path]
 
 
-def _start(directory: Path, **options: bool) -> Guarded:
-    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415
-
-    from tests.material import noise  # noqa: PLC0415
-
-    users: Users = {}
-    for name in (*LEADERS, *FOLLOWERS, "op"):
-        seed = nkeys.encode_seed(noise(name, 32), nkeys.PREFIX_BYTE_USER)
-        users[name] = nkeys.from_seed(bytearray(seed)).public_key.decode()
-        (directory / name).write_bytes(seed)
-    server = EmbeddedServer(directory / "nats", extra=configuration(users, **options))
+def _start(directory: Path, *, imports_records: bool = True) -> Guarded:
+    users = users_in(directory, leaders=LEADERS, followers=FOLLOWERS)
+    made = with_admin(accounts(users, subjects()), directory)
+    if not imports_records:
+        made[FLEET]["imports"] = [one for one in made[FLEET]["imports"] if "$KV.keydist-nodes" not in str(one)]
+    server = EmbeddedServer(directory / "nats", extra=render({"accounts": made}))
     server.start()
     return server, directory
 
@@ -123,14 +54,14 @@ async def seen_by(guarded: Guarded, *names: str) -> AsyncIterator[Any]:
     server, directory = guarded
     async with AsyncExitStack() as stack:
         views = []
-        for name in ("op", *names):
+        for name in (ADMIN, "op", *names):
             connection = Connection(Server(urls=(server.url,), node=name, nkey_file=str(directory / name)))
             stack.push_async_callback(connection.close)
             views.append(NatsNodeRecords(connection, bucket="keydist"))
-        operator = views[0]
+        admin, operator, *others = views
         await operator.create_bucket()
-        yield views[1:]
-        await operator._connection.request("$JS.API.STREAM.DELETE.KV_keydist-nodes")
+        yield others
+        await admin._connection.request("$JS.API.STREAM.DELETE.KV_keydist-nodes")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -243,11 +174,11 @@ async def trails_of(guarded: Guarded, *names: str) -> AsyncIterator[Any]:
     server, directory = guarded
     async with AsyncExitStack() as stack:
         views = []
-        for name in ("op", *names):
+        for name in (ADMIN, "op", *names):
             connection = Connection(Server(urls=(server.url,), node=name, nkey_file=str(directory / name)))
             stack.push_async_callback(connection.close)
             views.append(NatsTrailStream(connection, bucket="keydist"))
-        ask = views[0]._connection
+        admin, ask = views.pop(0)._connection, views[0]._connection
         await NatsKeysetStore(ask, bucket="keydist", entry="signing-key").create_bucket()
         await NatsNodeRecords(ask, bucket="keydist").create_bucket()
         await views[0].create()
@@ -255,7 +186,17 @@ async def trails_of(guarded: Guarded, *names: str) -> AsyncIterator[Any]:
             yield views
         finally:
             for stream in ("KV_keydist", "KV_keydist-nodes", "keydist-audit"):
-                await ask.request(f"$JS.API.STREAM.DELETE.{stream}")
+                await admin.request(f"$JS.API.STREAM.DELETE.{stream}")
+
+
+async def administer(guarded: Guarded, subject: str, payload: bytes = b"") -> bytes:
+    """Ask the JetStream API as who may ask anything."""
+    server, directory = guarded
+    admin = Connection(Server(urls=(server.url,), node=ADMIN, nkey_file=str(directory / ADMIN)))
+    try:
+        return (await admin.request(subject, payload)).data
+    finally:
+        await admin.close()
 
 
 async def held_by(operator: NatsTrailStream) -> list[tuple[str, bytes]]:
@@ -365,20 +306,19 @@ async def test_no_request_of_a_follower_reaches_anothers_trail_by_its_reply_subj
     ["STREAM.PURGE.keydist-audit", 'STREAM.MSG.DELETE.keydist-audit {"seq":1}'],
     ids=["purge", "delete a message"],
 )
-async def test_not_even_the_operator_removes_a_record(call: str, guarded: Guarded) -> None:
+async def test_not_even_an_administrator_removes_a_record(call: str, guarded: Guarded) -> None:
     async with trails_of(guarded, "a") as (operator, a):
         await a.publish("a", b"of a", after=0)
         subject, _, payload = call.partition(" ")
-        reply = await operator._connection.request(f"$JS.API.{subject}", payload.encode())
-        assert b'"error"' in reply.data
+        assert b'"error"' in await administer(guarded, f"$JS.API.{subject}", payload.encode())
         for headers in HEADERS:
             await a._connection.request("keydist.audit.keydist.a", b"more", headers=headers)
         assert (await held_by(operator))[0] == ("a", b"of a")
 
 
 async def test_without_the_stream_or_the_import_a_trail_is_missing(guarded: Guarded) -> None:
-    async with trails_of(guarded, "a", "lead-1") as (operator, a, lead):
-        await operator._connection.request("$JS.API.STREAM.DELETE.keydist-audit")
+    async with trails_of(guarded, "a", "lead-1") as (_, a, lead):
+        assert b'"success":true' in await administer(guarded, "$JS.API.STREAM.DELETE.keydist-audit")
         for name, view in (("a", a), ("lead-1", lead)):
             for act in (view.publish(name, b"x", after=0), view.last(name)):
                 with pytest.raises(BucketMissingError, match=r"keydist-audit|keydist\.audit"):

@@ -10,6 +10,9 @@ RECORD_AGE_SECONDS: Final = 7 * 86_400
 CHANGED: Final = "keydist.changed"
 NODES: Final = "keydist.nodes"
 TRAIL: Final = "keydist.audit"
+WHO: Final = "keydist.who"
+FOLLOWERS_READ: Final = "keydist.current"
+"""The leader's read in the followers' account: under its own name it does not work across accounts."""
 _NANOSECONDS: Final = 1_000_000_000
 
 

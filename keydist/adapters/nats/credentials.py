@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from keydist.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keydist.adapters.config import TlsConfig
     from keydist.adapters.nats.connection import Server
 
@@ -48,15 +50,28 @@ def user_of(*, creds_file: str | None, nkey_file: str | None) -> str | None:
             subject = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==")).get("sub")
             return subject if isinstance(subject, str) else None
         if nkey_file is not None:
-            import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
-
-            pair = nkeys.from_seed(bytearray(_read(nkey_file, "nats.nkey_file").strip().encode("ascii")))
-            name: str = pair.public_key.decode("ascii")
-            pair.wipe()
-            return name
+            return public_nkey(_read(nkey_file, "nats.nkey_file"))
     except Exception:  # noqa: BLE001 - whatever is wrong with them is told by who connects with them
         return None
     return None
+
+
+def new_seed(random: Callable[[int], bytes]) -> str:
+    """Return a new user's seed, which is a secret; `random` returns that many random bytes."""
+    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - few need it
+
+    seed: str = nkeys.encode_seed(random(32), nkeys.PREFIX_BYTE_USER).decode("ascii")
+    return seed
+
+
+def public_nkey(seed: str) -> str:
+    """Return the public nkey of a seed. Raises whatever is wrong with one that is none; it may show parts of it."""
+    import nkeys  # noqa: PLC0415 - few need it
+
+    pair = nkeys.from_seed(bytearray(seed.strip().encode("ascii")))
+    name: str = pair.public_key.decode("ascii")
+    pair.wipe()
+    return name
 
 
 def _read(path: str, name: str) -> str:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from keydist.adapters.nats.connection import Connection
     from keydist.adapters.nats.wire import Heard, Reply
 
-WHO: Final = "keydist.who"
 MAX_RECORD: Final = 8 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _MOST_NAMES: Final = 10_000
@@ -187,7 +186,7 @@ class NatsNodeRecords:
     async def ask_living(self, seconds: float) -> tuple[bytes, ...]:
         """Ask who is there, and return what came within `seconds`; see `NodeRecords`."""
         answers = await self._connection.ask_all(
-            WHO, seconds=seconds, most=_MOST_ANSWERS, most_bytes=_MOST_ANSWER_BYTES
+            streams.WHO, seconds=seconds, most=_MOST_ANSWERS, most_bytes=_MOST_ANSWER_BYTES
         )
         # In a full house, who was not heard may hold a keyset: an answer that nobody can open stands for them.
         return (*answers, b"") if len(answers) >= _MOST_ANSWERS else answers
@@ -197,7 +196,7 @@ class NatsNodeRecords:
         if heard is not None:
             self._connection.subscribe(f"{streams.NODES}.*", partial(self._hear, heard))
         if answer is not None:
-            self._connection.subscribe(WHO, _Answering(answer))
+            self._connection.subscribe(streams.WHO, _Answering(answer))
 
     def _hear(self, told: Callable[[str, bytes], None], message: Heard) -> None:
         # Another cluster's records come to the same subjects: its bucket has another name.

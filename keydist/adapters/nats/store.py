@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from keydist.adapters.nats import bucket as streams
 from keydist.adapters.nats.answers import (
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from keydist.adapters.nats.connection import Connection
     from keydist.adapters.nats.wire import Reply
-
-_FOLLOWERS_READ: Final = "keydist.current"
 
 
 class NatsKeysetStore:
@@ -85,7 +83,7 @@ class NatsKeysetStore:
             return await self._connection.request(self._leader_read, query)
         except ForbiddenError as forbidden:
             # Followers with an account of their own may read from the leader under this name only.
-            other = _FOLLOWERS_READ if self._leader_read != _FOLLOWERS_READ else self._stream_read
+            other = streams.FOLLOWERS_READ if self._leader_read != streams.FOLLOWERS_READ else self._stream_read
             try:
                 reply = await self._connection.request(other, query)
             except ForbiddenError:

@@ -1,0 +1,173 @@
+"""The accounts of a keydist cluster, one for the keys and one for the followers, by the pattern that holds.
+
+A request's reply subject is not checked by the server, so within an account a permission to ask is one to write.
+Followers therefore import what they may do, and a reply subject names a subject of their own account, where no
+stream listens. How the imports are written decides whether that holds: docs/nats.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from keydist.adapters.nats.bucket import FOLLOWERS_READ, WHO
+from keydist.adapters.nats.permissions import CHANGES_HEARD, Permissions, Subjects, follower, leader, operator
+from keydist.adapters.nats.server_text import Because
+from keydist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEYS: Final = "KEYS"
+FLEET: Final = "FLEET"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_NKEY: Final = re.compile(r"U[A-Z2-7]{55}", re.ASCII)
+_SEED: Final = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
+_USER_PREFIX: Final = 20 << 3
+_ANSWER: Final = Because({"max": 1, "expires": "5s"}, "one answer to each question that it is asked")
+_FOLLOWERS_HEAD: Final = """\
+The followers. They reach nothing of the keys' account but what is imported below. The server does not check the
+reply subject of a request: within one account, who may ask could have the answer written over the keyset."""
+
+
+class User(NamedTuple):
+    """A user by name (a node's, or the operator's) and public nkey."""
+
+    name: str
+    nkey: str
+
+
+class Users(NamedTuple):
+    """Everybody who may connect."""
+
+    operator: User
+    leaders: tuple[User, ...]
+    followers: tuple[User, ...]
+
+    @property
+    def everybody(self) -> tuple[User, ...]:
+        """All of them, the operator first."""
+        return (self.operator, *self.leaders, *self.followers)
+
+
+def check_name(name: str) -> str:
+    """Return what can be a user's name. Raises `ConfigError`: a dot or a wildcard would be others' subjects."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "that cannot be the name of a node",
+            expected="1 to 64 letters, digits, - and _",
+            found=ascii(name)[:80],
+            fix="name it as node: of its configuration does",
+        )
+    return name
+
+
+def check_nkey(name: str, text: str) -> str:
+    """Return what is a user's public nkey. Raises `ConfigError`, and never shows a seed."""
+    if _SEED.search(text):
+        raise ConfigError(
+            f"the nkey of {name} is a seed, which is a secret",
+            expected="a public nkey: U and 55 letters and digits",
+            found="text that is not shown",
+            fix="make a new one, as this one was exposed on a command line; then name its public nkey",
+        )
+    raw = base64.b32decode(text) if _NKEY.fullmatch(text) and len(text) % 8 == 0 else b""
+    if not raw or raw[0] != _USER_PREFIX or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little"):
+        raise ConfigError(
+            f"the nkey of {name} is none of a user",
+            expected="a public nkey: U and 55 letters and digits",
+            found=ascii(text)[:80],
+            fix="copy it as nk -inkey FILE -pubout prints it",
+        )
+    return text
+
+
+def accounts(users: Users, use: Subjects) -> dict[str, Any]:
+    """Return the member `accounts` of a nats-server configuration. Raises `ConfigError` for names and nkeys.
+
+    The first user of a role carries the reason of each permission, the others are the same with their own names.
+    """
+    _check(users)
+    imported = [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
+    in_keys = [
+        *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
+        *_users(users.leaders, leader, use, "a leader: writes the keyset"),
+    ]
+    in_fleet = _users(users.followers, follower, use, "a follower: reads the keyset")
+    question = Because({"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches followers")
+    answers = {"service": WHO, "accounts": [KEYS], "response_type": "stream"}
+    return {
+        KEYS: {
+            "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
+            "users": Because(in_keys, "Operator and leaders, in the only account with JetStream."),
+            "exports": _exports(use, imported),
+            "imports": [question],
+        },
+        FLEET: {
+            "users": Because(in_fleet, _FOLLOWERS_HEAD),
+            "exports": [Because(answers, "every follower may answer, so the answers are many")],
+            "imports": _imports(use, imported),
+        },
+    }
+
+
+def _check(users: Users) -> None:
+    for user in users.everybody:
+        check_nkey(check_name(user.name), user.nkey)
+    for what in ("name", "nkey"):
+        seen: dict[str, str] = {}
+        for user in users.everybody:
+            key = getattr(user, what)
+            if key in seen:
+                raise ConfigError(
+                    f"two users have one {what}",
+                    expected=f"a {what} of its own for each",
+                    found=user.name if what == "name" else f"{seen[key]} and {user.name}",
+                    fix="a node has one role; the operator is none of the nodes",
+                )
+            seen[key] = user.name
+
+
+def _users(
+    users: tuple[User, ...], role: Callable[[str, Subjects], Permissions], use: Subjects, about: str
+) -> list[object]:
+    return [_user(user, role(user.name, use), about if not number else "") for number, user in enumerate(users)]
+
+
+def _user(user: User, may: Permissions, about: str) -> Because:
+    """Return one user; with `about` its permissions carry their reasons."""
+
+    def listed(name: str) -> list[object]:
+        return [Because(*allowed) if about else allowed.subject for allowed in getattr(may, name)]
+
+    permissions: dict[str, object] = {"publish": listed("publish"), "subscribe": listed("subscribe")}
+    if may.answers:
+        permissions["allow_responses"] = _ANSWER if about else _ANSWER.value
+    head = f"{user.name}, {about}; the reason for each permission stands beside it" if about else user.name
+    return Because({"nkey": user.nkey, "permissions": permissions}, head)
+
+
+def _exports(use: Subjects, imported: list[str]) -> list[object]:
+    services = [use.direct_get, use.leader_get, *imported]
+    return [
+        *({"service": subject, "accounts": [FLEET]} for subject in services),
+        {"stream": CHANGES_HEARD, "accounts": [FLEET]},
+    ]
+
+
+def _imports(use: Subjects, imported: list[str]) -> list[object]:
+    def of_keys(subject: str) -> dict[str, str]:
+        return {"account": KEYS, "subject": subject}
+
+    wildcard = "A service, with a wildcard, not renamed: every other form let followers overwrite what is not theirs."
+    return [
+        Because({"service": of_keys(use.direct_get)}, "a follower reads the keyset"),
+        Because(
+            {"service": of_keys(use.leader_get), "to": FOLLOWERS_READ},
+            "the leader's read: under its own name it does not work across accounts",
+        ),
+        *(Because({"service": of_keys(subject)}, wildcard) for subject in imported),
+        Because({"stream": of_keys(CHANGES_HEARD)}, "hears that the keyset changed"),
+    ]

@@ -1,0 +1,231 @@
+"""The files that `keydist store config` writes: a folder for each server and each user, with what that machine needs.
+
+A server's folder holds its configuration. A user's folder holds its seed, where keydist is to make it. For trying out
+there are certificates too, and a keydist.yaml that names all of it. What is there already is taken up, not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from keydist.adapters.dev_pki import Pair, authority, issue
+from keydist.adapters.file_set import Wanted
+from keydist.adapters.nats.accounts import User, Users, accounts, check_name
+from keydist.adapters.nats.credentials import new_seed, public_nkey
+from keydist.adapters.nats.permissions import subjects
+from keydist.adapters.nats.server_config import ServerFiles, ServerPlace, server_configuration
+from keydist.errors import ConfigError, UsageError
+
+CONFIGURATION: Final = "nats-server.conf"
+SEED: Final = "user.nk"
+SERVER_CA: Final = "server-ca.pem"
+CLIENT_CA: Final = "client-ca.pem"
+_CA_FOLDER: Final = "ca"
+_FIRST_HTTP_PORT: Final = 7447
+_NOTE: Final = """\
+Written by: keydist store config --dev-pki
+
+For development. The keys of both CAs lie in ca/, beside everything that they sign: whoever reads this folder is
+every node and every server. In production let your own CA sign, one for the servers and another for the clients,
+and write the servers' configuration with: keydist store config --out DIR
+"""
+
+Read = Callable[[str, bool], bytes | None]
+"""Returns what a file of the directory holds, by its path and whether it is a secret."""
+
+
+class Server(NamedTuple):
+    """A server: its name, by which the others reach it, and the host and port at which clients do."""
+
+    name: str
+    host: str
+    port: int
+
+
+class Named(NamedTuple):
+    """A user as it was named: with its public nkey, or without where its seed tells it."""
+
+    name: str
+    nkey: str | None
+
+
+class Layout(NamedTuple):
+    """What is asked for; in addresses and the servers' directories `{name}` and `{host}` stand for a server's own."""
+
+    cluster: str
+    bucket: str
+    entry: str
+    servers: tuple[Server, ...]
+    operator: Named
+    leaders: tuple[Named, ...]
+    followers: tuple[Named, ...]
+    listen: str
+    routes: str
+    monitor: str
+    files_dir: str
+    store_dir: str
+    client_certificates: bool
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        """All users, the operator first."""
+        return (self.operator, *self.leaders, *self.followers)
+
+
+def configurations(layout: Layout, users: Users) -> dict[str, str]:
+    """Return the configuration of each server, by its name. Raises `ConfigError`."""
+    made = accounts(users, subjects(layout.bucket, layout.entry))
+    route_port = layout.routes.rpartition(":")[2]
+
+    def text(server: Server) -> str:
+        def filled(pattern: str) -> str:
+            return pattern.replace("{name}", server.name).replace("{host}", server.host)
+
+        place = ServerPlace(
+            name=server.name,
+            store_dir=filled(layout.store_dir),
+            listen=filled(layout.listen),
+            route_listen=filled(layout.routes),
+            monitor=filled(layout.monitor),
+            routes=tuple(f"{peer.name}:{route_port}" for peer in layout.servers if peer != server),
+        )
+        files = filled(layout.files_dir)
+        tls = ServerFiles(
+            cert_file=f"{files}/server.pem",
+            key_file=f"{files}/server.key",
+            client_ca=f"{files}/{CLIENT_CA}" if layout.client_certificates else None,
+            route_ca=f"{files}/{SERVER_CA}",
+        )
+        return server_configuration(place, made, cluster=layout.cluster, tls=tls)
+
+    return {server.name: text(server) for server in layout.servers}
+
+
+def users_of(layout: Layout, seeds: Mapping[str, str]) -> Users:
+    """Return all users with their public nkeys, named or told by their seeds. Raises `ConfigError`, `UsageError`."""
+
+    def user(named: Named) -> User:
+        seed = seeds.get(named.name)
+        held = _public(named.name, seed) if seed is not None else None
+        nkey = named.nkey or held
+        if nkey is None:
+            raise UsageError(
+                f"no nkey of {named.name} is known",
+                expected="its public nkey, or a seed",
+                found="neither",
+                fix=f"name it: {named.name}=U…; or let seeds be made: --out DIR --seeds",
+            )
+        if held is not None and held != nkey:
+            raise ConfigError(
+                f"the nkey of {named.name} is another than that of its seed",
+                expected=held,
+                found=nkey,
+                fix=f"leave the nkey out, or remove {named.name}/{SEED}",
+            )
+        return User(named.name, nkey)
+
+    return Users(user(layout.operator), tuple(map(user, layout.leaders)), tuple(map(user, layout.followers)))
+
+
+def seeds_of(layout: Layout, read: Read, random: Callable[[int], bytes] | None) -> dict[str, str]:
+    """Return the seeds that are there, by name; with `random` also new ones for who has neither seed nor nkey."""
+    seeds: dict[str, str] = {}
+    for named in layout.named:
+        found = read(f"{check_name(named.name)}/{SEED}", True)  # noqa: FBT003 - the only two there are
+        if found is not None:
+            seeds[named.name] = found.decode("ascii", "replace")
+        elif random is not None and named.nkey is None:
+            seeds[named.name] = new_seed(random)
+    return seeds
+
+
+def wanted_files(layout: Layout, seeds: Mapping[str, str]) -> list[Wanted]:
+    """Return each server's configuration, and the seeds before them. Raises `ConfigError`, `UsageError`."""
+    _check_folders(layout)
+    texts = configurations(layout, users_of(layout, seeds))
+    return [
+        *(Wanted(f"{name}/{SEED}", seed.encode("ascii", "replace"), is_secret=True) for name, seed in seeds.items()),
+        *(Wanted(f"{name}/{CONFIGURATION}", text.encode("utf-8")) for name, text in texts.items()),
+    ]
+
+
+def dev_files(layout: Layout, read: Read, now: int) -> list[Wanted]:
+    """Return CAs, certificates with their keys and a keydist.yaml for each user. `now` in unix seconds."""
+
+    def there(name: str) -> dict[str, bytes | None]:
+        return {"key": read(f"{name}.key", True), "certificate": read(f"{name}.pem", False)}  # noqa: FBT003
+
+    cas = {
+        kind: authority(f"{layout.cluster} {kind} CA (development)", **there(f"{_CA_FOLDER}/{kind}-ca"), now=now)
+        for kind in ("server", "client")
+    }
+    wanted = [Wanted("README", _NOTE.encode("ascii"))]
+    for kind, ca in cas.items():
+        wanted += _pair(f"{_CA_FOLDER}/{kind}-ca", ca)
+    for server in layout.servers:
+        hosts = tuple(dict.fromkeys((server.name, server.host, "localhost", "127.0.0.1")))
+        made = issue(cas["server"], server.name, hosts=hosts, **there(f"{server.name}/server"), now=now)
+        wanted += _pair(f"{server.name}/server", made)
+        wanted += [Wanted(f"{server.name}/{kind}-ca.pem", ca.certificate) for kind, ca in cas.items()]
+    for number, named in enumerate(layout.named):
+        if layout.client_certificates:
+            made = issue(cas["client"], named.name, hosts=(), **there(f"{named.name}/client"), now=now)
+            wanted += _pair(f"{named.name}/client", made)
+        wanted.append(Wanted(f"{named.name}/{SERVER_CA}", cas["server"].certificate))
+        wanted.append(Wanted(f"{named.name}/keydist.yaml", _node(layout, named, number).encode("utf-8")))
+    return wanted
+
+
+def _check_folders(layout: Layout) -> None:
+    """Refuse two folders of one name. Raises `ConfigError`."""
+    names = [*(server.name for server in layout.servers), *(named.name for named in layout.named), _CA_FOLDER]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            "servers and users do not have names of their own",
+            expected=f"another name for each, and none {_CA_FOLDER}",
+            found=", ".join(twice),
+            fix="rename one of them",
+        )
+
+
+def _public(name: str, seed: str) -> str:
+    try:
+        return public_nkey(seed)
+    except Exception:  # noqa: BLE001 - from binascii.Error to IndexError; and nothing of the seed may be shown
+        raise ConfigError(
+            f"{name}/{SEED} is no seed of a user",
+            expected="an NKEY seed",
+            found="text that is not shown",
+            fix="remove it, and let a new one be made",
+        ) from None
+
+
+def _pair(name: str, pair: Pair) -> list[Wanted]:
+    return [Wanted(f"{name}.key", pair.key, is_secret=True), Wanted(f"{name}.pem", pair.certificate)]
+
+
+def _node(layout: Layout, named: Named, number: int) -> str:
+    """Return a user's keydist.yaml; its paths are relative to where it stands."""
+    role = "leader" if named in layout.leaders else "follower"
+    tls = {"ca_file": SERVER_CA}
+    if layout.client_certificates:
+        tls |= {"cert_file": "client.pem", "key_file": "client.key"}
+    nats: dict[str, Any] = {
+        "servers": [f"tls://{server.host}:{server.port}" for server in layout.servers],
+        "bucket": layout.bucket,
+        "entry": layout.entry,
+        "nkey_file": SEED,
+        "tls": tls,
+    }
+    settings: dict[str, Any] = {"cluster": layout.cluster, "node": named.name, "role": role, "token_file": "../token"}
+    settings |= {"state_dir": "state", "runtime_dir": "run"}
+    is_operator = named is layout.operator
+    http = {"listen": None if is_operator else f"127.0.0.1:{_FIRST_HTTP_PORT + number - 1}"}
+    about = "the operator, for: keydist store init, node forget" if is_operator else f"node {named.name}"
+    lines = [f"# {about}; written by: keydist store config --dev-pki, for development"]
+    lines += [f"{name}: {json.dumps(value)}" for name, value in settings.items()]
+    lines += ["nats:", *(f"  {name}: {json.dumps(value)}" for name, value in nats.items())]
+    return "\n".join([*lines, f"http: {json.dumps(http)}", ""])

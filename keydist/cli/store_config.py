@@ -1,0 +1,246 @@
+"""`keydist store config`: the NATS servers' configuration by least privilege, and for trying out the rest too."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from keydist.adapters.clock import SystemClock
+from keydist.adapters.entropy import SystemEntropy
+from keydist.cli.command import ConfigOption, DryRunOption, JsonOption, configured, finish, named
+from keydist.cli.render import print_bytes, print_json, print_line, tell
+from keydist.errors import UsageError
+
+if TYPE_CHECKING:
+    from keydist.adapters.file_set import State, Wanted
+    from keydist.adapters.store_files import Layout, Named, Server
+
+_DEV_SERVERS: Final = ["nats-1=127.0.0.1:4222", "nats-2=127.0.0.1:4223", "nats-3=127.0.0.1:4224"]
+_DEV_LEADERS: Final = ["lead-1"]
+_DEV_FOLLOWERS: Final = ["node-a", "node-b"]
+_HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+_SERVER: Final = re.compile(rf"({_HOST})(?:=({_HOST})(?::([0-9]{{1,5}}))?)?", re.ASCII)
+_URL: Final = re.compile(rf"(?:nats|tls)://({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
+_PLACE: Final = re.compile(r"(?:[0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]|\{name\}|\{host\}):[0-9]{1,5}", re.ASCII)
+_CLIENT_PORT: Final = 4222
+_MAX_PORT: Final = 65_535
+
+
+def store_config(
+    *,
+    leader: Annotated[
+        list[str] | None,
+        typer.Option("--leader", metavar="NAME[=NKEY]", help="A leader's node: and its public nkey; again for more."),
+    ] = None,
+    follower: Annotated[
+        list[str] | None,
+        typer.Option("--follower", metavar="NAME[=NKEY]", help="A follower's; again, or with commas, for more."),
+    ] = None,
+    operator: Annotated[
+        str, typer.Option("--operator", metavar="NAME[=NKEY]", help="Who makes the buckets and forgets nodes.")
+    ] = "operator",
+    server: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--server",
+            metavar="NAME[=HOST[:PORT]]",
+            help="A server by the name that its peers use, and where clients reach it (default: nats.servers).",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Write a folder for each server; else print it.")
+    ] = None,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="With --out: make the seeds of who has no nkey yet (0600, NAME/user.nk).")
+    ] = False,
+    dev_pki: Annotated[
+        str | None,
+        typer.Option("--dev-pki", metavar="DIR", help="For trying out: seeds, CAs, certificates, keydist.yaml files."),
+    ] = None,
+    client_certificates: Annotated[
+        bool,
+        typer.Option("--client-certificates/--no-client-certificates", help="Whether clients show certificates."),
+    ] = True,
+    files_dir: Annotated[
+        str, typer.Option("--files-dir", metavar="DIR", help="Where a server finds its certificates.")
+    ] = "/etc/nats",
+    store_dir: Annotated[
+        str, typer.Option("--store-dir", metavar="DIR", help="Where a server keeps JetStream.")
+    ] = "/var/lib/nats",
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen", metavar="ADDRESS", help="Where a server listens for clients; {name} and {host} are its own."
+        ),
+    ] = "0.0.0.0:4222",
+    routes: Annotated[
+        str, typer.Option("--routes", metavar="ADDRESS", help="Where a server listens for its peers.")
+    ] = "0.0.0.0:6222",
+    monitor: Annotated[
+        str, typer.Option("--monitor", metavar="ADDRESS", help="Where a server answers health checks.")
+    ] = "127.0.0.1:8222",
+    cluster: Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Instead of cluster:.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files that differ; never a seed or a private key.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the configuration of the NATS servers: accounts that allow each node what it needs, TLS, JetStream, routes.
+
+    Example: keydist store config --dev-pki nats-dev
+    """
+
+    def work() -> int:
+        from keydist.adapters.store_files import Layout  # noqa: PLC0415 - what it needs, no other command does
+
+        _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
+        _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor})
+        name = cluster or ("dev" if dev_pki is not None and config is None else None)
+        settings = configured(config, {"cluster": name} if name else {})
+        is_default = dev_pki is not None and not (leader or follower)
+        layout = Layout(
+            cluster=settings.cluster,
+            bucket=settings.nats.bucket,
+            entry=settings.nats.entry,
+            servers=_servers(server or (_DEV_SERVERS if dev_pki is not None else None), settings.nats.servers),
+            operator=_named([operator])[0],
+            leaders=_named(_DEV_LEADERS if is_default else leader or []),
+            followers=_named(_DEV_FOLLOWERS if is_default else follower or []),
+            listen=listen,
+            routes=routes,
+            monitor=monitor,
+            files_dir=files_dir,
+            store_dir=store_dir,
+            client_certificates=client_certificates,
+        )
+        directory = dev_pki if dev_pki is not None else out
+        if directory is None:
+            return _print(layout, as_json=as_json)
+        wanted = _wanted(layout, directory.rstrip("/") or "/", seeds=seeds, dev=dev_pki is not None)
+        states = _write(directory, wanted, force=force, dry_run=dry_run)
+        _show(directory, wanted, states, dry_run=dry_run, as_json=as_json)
+        if dev_pki is not None and not dry_run and not as_json:
+            _tell_next(dev_pki, layout)
+        return 0
+
+    finish(work, as_json=as_json)
+
+
+def _check_options(
+    *, out: str | None, dev_pki: str | None, seeds: bool, force: bool, files_dir: str, store_dir: str
+) -> None:
+    if out is not None and dev_pki is not None:
+        raise UsageError("--out and --dev-pki exclude each other", fix="leave out --out: --dev-pki names the directory")
+    for option, path in (("--out", out), ("--dev-pki", dev_pki)):
+        if path is not None:
+            named(path, option)
+    if out is None and dev_pki is None and (seeds or force):
+        raise UsageError("--seeds and --force are about files", fix="name a directory: --out DIR")
+    for option, path in (("--files-dir", files_dir), ("--store-dir", store_dir)):
+        if not path.startswith("/"):
+            raise UsageError(
+                f"{option} is a place on the server's machine", expected="an absolute path", found=ascii(path)[:80]
+            )
+
+
+def _check_addresses(addresses: dict[str, str]) -> None:
+    for option, address in addresses.items():
+        if not _PLACE.fullmatch(address) or int(address.rpartition(":")[2]) > _MAX_PORT:
+            raise UsageError(
+                f"{option} is no address",
+                expected="an IP address, {name} or {host}, with a port",
+                found=ascii(address)[:80],
+            )
+
+
+def _named(texts: list[str]) -> tuple[Named, ...]:
+    from keydist.adapters.nats.accounts import check_name, check_nkey  # noqa: PLC0415 - as above
+    from keydist.adapters.store_files import Named  # noqa: PLC0415
+
+    found = []
+    for text in (part for one in texts for part in re.split(r"[,\s]+", one) if part):
+        name, mark, nkey = text.partition("=")
+        found.append(Named(check_name(name), check_nkey(name, nkey) if mark else None))
+    return tuple(found)
+
+
+def _servers(texts: list[str] | None, urls: tuple[str, ...]) -> tuple[Server, ...]:
+    from keydist.adapters.store_files import Server  # noqa: PLC0415 - as above
+
+    found = []
+    for text in texts or []:
+        match = _SERVER.fullmatch(text)
+        if match is None:
+            raise UsageError("--server is not well formed", expected="NAME[=HOST[:PORT]]", found=ascii(text)[:80])
+        found.append(Server(match[1], match[2] or match[1], int(match[3] or _CLIENT_PORT)))
+    for url in urls if texts is None else ():
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise UsageError(
+                "a server of nats.servers has no name that its peers can use", found=url, fix="name all with --server"
+            )
+        found.append(Server(match[1], match[1], int(match[2] or _CLIENT_PORT)))
+    return tuple(found)
+
+
+def _print(layout: Layout, *, as_json: bool) -> int:
+    """Print the one server's configuration."""
+    from keydist.adapters.store_files import configurations, users_of  # noqa: PLC0415 - as above
+
+    if len(layout.servers) != 1:
+        raise UsageError(
+            "the configurations of several servers do not go to standard output",
+            expected="one --server",
+            found=str(len(layout.servers)),
+            fix="name a directory: --out DIR",
+        )
+    (text,) = configurations(layout, users_of(layout, {})).values()
+    if as_json:
+        print_json({"server": layout.servers[0].name, "configuration": text, "changed": False})
+    else:
+        print_bytes(text.encode("utf-8"))
+    return 0
+
+
+def _wanted(layout: Layout, directory: str, *, seeds: bool, dev: bool) -> list[Wanted]:
+    from keydist.adapters.file_set import read_file  # noqa: PLC0415 - as above
+    from keydist.adapters.store_files import dev_files, seeds_of, wanted_files  # noqa: PLC0415
+
+    def read(path: str, secret: bool) -> bytes | None:
+        return read_file(directory, path, secret=secret)
+
+    held = seeds_of(layout, read, SystemEntropy().random if seeds or dev else None)
+    wanted = wanted_files(layout, held)
+    return [*dev_files(layout, read, SystemClock().now()), *wanted] if dev else wanted
+
+
+def _write(directory: str, wanted: list[Wanted], *, force: bool, dry_run: bool) -> list[State]:
+    from keydist.adapters.file_set import compare, write_files  # noqa: PLC0415 - as above
+
+    return compare(directory, wanted) if dry_run else write_files(directory, wanted, overwrite=force)
+
+
+def _show(directory: str, wanted: list[Wanted], states: list[State], *, dry_run: bool, as_json: bool) -> None:
+    words = {"new": "would write" if dry_run else "wrote", "same": "kept"}
+    words["differs"] = "would replace, with --force" if dry_run else "replaced"
+    files = [
+        {"path": f"{directory}/{file.path}", "state": str(state)} for file, state in zip(wanted, states, strict=True)
+    ]
+    if as_json:
+        changed = not dry_run and any(file["state"] != "same" for file in files)
+        print_json({"directory": directory, "files": files, "changed": changed})
+        return
+    for file in files:
+        print_line(f"{words[file['state']]:<5}  {file['path']}")
+
+
+def _tell_next(directory: str, layout: Layout) -> None:
+    tell("keydist: for development only: the CAs' keys are in there too. Next, with the servers running:")
+    tell(f"  keydist token generate --out {directory}/token")
+    tell(f"  keydist store init --config {directory}/{layout.operator.name}/keydist.yaml")
+    for one in (*layout.leaders, *layout.followers):
+        tell(f"  keydist bootstrap --config {directory}/{one.name}/keydist.yaml")
