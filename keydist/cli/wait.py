@@ -1,7 +1,8 @@
 """`keydist wait`: end when a verified keyset is on this node's disk, whoever brings it there.
 
 A unit runs it at every boot, before everything that needs the key, so it has a way in that loads no command-line
-library. It needs neither the store nor the token: with `at_rest: sealed` the key that was rendered since the boot counts.
+library. It needs neither the store nor the token: with `at_rest: sealed` the key that was rendered since the boot
+counts.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def parse_plain(arguments: Sequence[str]) -> WaitOptions | None:
         if name not in _VALUES or not value or value.startswith("-"):
             return None
         options[_VALUES[name]] = value
-    return WaitOptions(**options) if len(arguments) % 2 == 0 else None
+    return WaitOptions(options.get("config"), options.get("timeout")) if len(arguments) % 2 == 0 else None
 
 
 def run(options: WaitOptions) -> int:

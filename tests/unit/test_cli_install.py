@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from keydist.adapters import units
+from keydist.adapters.units import own_executable
+from keydist.errors import UsageError
 from tests.unit.cli_node import Answer, CliNode
 
 SYSTEMD: Final = Path(__file__).parents[2] / "systemd"
 PROGRAM: Final = "/opt/keydist/bin/keydist"
 AGENT: Final = "etc/systemd/system/keydist.service"
 PLACES: Final = {
-    **{f"etc/systemd/system/{path.name}": path for path in SYSTEMD.glob("*.[spt]*") if path.suffix in (".service",)},
-    **{f"etc/systemd/system/{path.name}": path for path in SYSTEMD.glob("*.path")},
-    **{f"etc/systemd/system/{path.name}": path for path in SYSTEMD.glob("*.target")},
+    **{
+        f"etc/systemd/system/{path.name}": path
+        for kind in ("service", "path", "target")
+        for path in SYSTEMD.glob(f"*.{kind}")
+    },
     "etc/sysusers.d/keydist.conf": SYSTEMD / "keydist.sysusers",
     "etc/tmpfiles.d/keydist.conf": SYSTEMD / "keydist.tmpfiles",
 }
@@ -161,10 +165,10 @@ def test_on_this_machine_the_program_must_be_there(node: CliNode) -> None:
 
 
 def test_without_a_name_of_its_own_it_asks_for_one(node: CliNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units.sys, "prefix", str(node.directory))  # no keydist is installed there
-    monkeypatch.setattr(units.sys, "argv", ["python", "-m"])
-    with pytest.raises(units.UsageError, match="by its own name"):
-        units.own_executable()
+    monkeypatch.setattr(sys, "prefix", str(node.directory))  # no keydist is installed there
+    monkeypatch.setattr(sys, "argv", ["python", "-m"])
+    with pytest.raises(UsageError, match="by its own name"):
+        own_executable()
 
 
 @pytest.mark.parametrize(

@@ -126,10 +126,9 @@ def test_systemd_understands_every_line_of_a_drop_in(tree: Path, drop_in: str) -
     directory.mkdir()
     shutil.copy(SYSTEMD / "drop-ins" / drop_in, directory)
     done = verify(tree, AGENT)
-    newer = [
-        line for line in done.stderr.splitlines() if not re.search("Unknown key .*'Restart", line)
-    ]  # 254 knows them
-    assert (done.returncode, newer) == (0, [])
+    of_254 = "Unknown key .*'Restart"
+    wrong = [line for line in done.stderr.splitlines() if not re.search(of_254, line)]
+    assert (done.returncode, wrong) == (0, [])
 
 
 def test_what_is_watched_is_replaced_after_a_keyset_is_live() -> None:
@@ -190,12 +189,7 @@ def test_an_agent_is_ready_when_it_says_so_and_starts_again_whatever_ended_it() 
 
 def test_who_needs_the_key_hangs_on_no_process_of_keydist() -> None:
     """Requires= on the agent would restart them with it, BindsTo= would let a crash end them."""
-    assert [
-        line for line in _lines(READY) if "=" in line and not line.startswith(("Description", "Documentation"))
-    ] == [
-        f"Requires={WAIT}",
-        f"After={WAIT}",
-    ]
+    assert _lines(READY)[-2:] == [f"Requires={WAIT}", f"After={WAIT}"]
     lines = _lines(WAIT)
     assert {f"Wants={AGENT}", f"After={AGENT}", "RemainAfterExit=yes", "TimeoutStartSec=infinity"} <= set(lines)
     assert not [line for line in lines if line.startswith(("Requires=", "BindsTo=", "Requisite=", "PartOf="))]
