@@ -16,7 +16,7 @@ from keydist.adapters.disk.archive import PEM
 from keydist.adapters.duration import parse_duration
 from keydist.adapters.systemd import ServiceManager
 from keydist.cli.progress import Progress
-from keydist.cli.render import fail, print_json, print_line
+from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.errors import ConfigError, KeydistError, NotYetError, UsageError, WaitTimeoutError
 from keydist.wiring import machine
 
@@ -77,13 +77,19 @@ def _wait(config: str | None, why: KeydistError, seconds: float | None, manager:
     end = None if seconds is None else clock.monotonic() + seconds
 
     async def until_ready(why: KeydistError | None) -> None:
+        told = ""
         while why is not None:
             left = _FOR_EVER if end is None else end - clock.monotonic()
             if left <= 0:
                 raise WaitTimeoutError(
                     "no verified keyset came to this node's disk in time", found=why.message, fix=why.fix
                 ) from why
-            progress.waiting(why.message, seconds_left=left)
+            if end is not None:
+                progress.waiting(why.message, seconds_left=left)
+            elif why.message != told:
+                told = why.message
+                tell(f"keydist: waiting: {told}")
+                manager.waiting(told, seconds_left=left)
             await clock.sleep(min(_PAUSE_SECONDS, left))
             why = _why_not(config)
 
