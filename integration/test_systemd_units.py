@@ -128,7 +128,7 @@ def test_a_first_boot_without_token_and_nats_heals_as_they_come(
     node: Node, steps: tuple[Callable[[Node], object], ...]
 ) -> None:
     machine = node.machine
-    machine.until(lambda: "token file is empty" in node.status("keydist"), "the agent to say what it lacks")
+    machine.until(lambda: "an empty token" in node.status("keydist"), "the agent to say what it lacks")
     for step in steps:
         assert (node.state("web"), node.state("keydist-ready.target")) == ("inactive", "inactive")
         assert node.state("keydist") == "activating"

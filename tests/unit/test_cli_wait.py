@@ -134,5 +134,15 @@ def test_the_plain_forms_need_no_command_line_library(arguments: list[str], expe
     assert parse_plain(arguments) == expected
 
 
+def test_where_the_keyset_is_there_it_loads_neither_a_command_line_library_nor_an_event_loop(node: CliNode) -> None:
+    node.hold()
+    program = "import sys; from keydist.cli.main import _run; assert _run(sys.argv[1:]) == 0"
+    program += "; print({'typer', 'rich', 'asyncio', 'nats'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "wait"], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def test_a_time_that_is_none_is_refused(node: CliNode) -> None:
     assert json.loads(node.run("wait", "--timeout", "soon", "--json").out)["error"]["code"] == "usage"

@@ -209,7 +209,7 @@ def test_without_its_file_the_token_is_empty_and_a_node_with_its_keyset_starts(u
     assert service["LoadCredential"] == f"{CREDENTIAL}:/etc/keydist/token"
     name, _, value = service["SetCredential"].partition(":")
     (tmp_path / CREDENTIAL).write_bytes(value.replace("\\n", "\n").encode())
-    with pytest.raises(TokenError, match="empty"):
+    with pytest.raises(TokenError, match="was given an empty token"):
         read_tokens(find_token_file(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}, None))
     assert name == CREDENTIAL
 
