@@ -11,7 +11,11 @@ from typing import Final
 
 import pytest
 
+from integration import machine as machines
+from integration.machine import NATS_SERVER, Machine
 from keydist import __version__
+from keydist.core.token import format_token
+from tests.material import TOKEN
 
 _REPOSITORY: Final = Path(__file__).parent.parent
 _PYTHON: Final = "/usr/bin/python3"
@@ -26,6 +30,9 @@ rm -rf "$1/root/opt/keydist" "$1/root/etc/keydist"
 echo ready
 exec sleep infinity
 """
+
+_NATS: Final = f"[Service]\nExecStart={NATS_SERVER} --jetstream --addr 127.0.0.1 --store_dir /var/lib/nats\n"
+_CONFIG: Final = "cluster: test\nnode: machine\nrole: leader\nkey: {alg: ES256}\n"
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -164,3 +171,37 @@ def test_it_is_upgraded_removed_and_purged_and_what_may_be_the_last_copy_stays(i
     assert "/var/lib/keydist is left" in done.stdout
     assert key.read_text(encoding="utf-8") == "a key"
     assert not (installed.inside / "etc/keydist").exists()
+
+
+def test_on_a_running_machine_an_upgrade_starts_the_agent_again_and_a_removal_stops_it(
+    package: Path, tmp_path: Path
+) -> None:
+    machines.skip_unless_possible()
+    files: dict[str, str | bytes] = {
+        "/root/keydist.deb": package.read_bytes(),
+        "/etc/keydist/keydist.yaml": _CONFIG,
+        "/etc/keydist/token": format_token(TOKEN).encode(),
+        "/etc/systemd/system/nats.service": _NATS,
+    }
+    with Machine(tmp_path, files=files) as machine:
+
+        def agent() -> tuple[str, int]:
+            shown = machine.show("keydist", "ActiveState", "MainPID")
+            return shown["ActiveState"], int(shown["MainPID"])
+
+        done = machine.run("dpkg", "--install", "/root/keydist.deb")
+        assert "systemctl enable --now keydist" in done.stdout
+        assert agent() == ("inactive", 0)
+        machine.run("systemctl", "start", "nats")
+        machine.run("systemctl", "enable", "--now", "keydist")
+        state, first = agent()
+        assert state == "active"
+        machine.run("dpkg", "--install", "/root/keydist.deb")
+        machine.until(lambda: agent()[0] == "active" and agent()[1] != first, "the agent to be started again")
+        kid = machine.read("/var/lib/keydist/live/jwks.json")
+        machine.run("dpkg", "--remove", "keydist")
+        assert agent() == ("inactive", 0)
+        machine.run("dpkg", "--purge", "keydist")
+        assert machine.read("/var/lib/keydist/live/jwks.json") == kid != b""
+        assert machine.read("/etc/keydist/keydist.yaml") == _CONFIG.encode()
+        assert machine.run("find", "/etc/systemd/system", "-name", "keydist*").stdout == ""

@@ -185,7 +185,8 @@ def test_another_token_file_starts_the_agent_again(healed: Node) -> None:
 
 def test_a_sealed_token_is_taken_instead_of_a_file(healed: Node) -> None:
     node, machine = healed, healed.machine
-    sealed = f"{_TOKEN}.cred"
+    sealed = "/etc/credstore.encrypted/keydist.token"
+    machine.run("install", "-d", "-m", "0700", str(Path(sealed).parent))
     machine.run("systemd-creds", "encrypt", "--with-key=host", "--name=keydist.token", _TOKEN, sealed)
     machine.run("rm", _TOKEN)
     drop_in = (_SYSTEMD / "drop-ins/sealed-token.conf").read_text("utf-8")
@@ -195,6 +196,9 @@ def test_a_sealed_token_is_taken_instead_of_a_file(healed: Node) -> None:
     machine.run("systemctl", "restart", "keydist")
     machine.until(lambda: "healthy" in node.status("keydist"), "an agent without an alarm")
     assert format_token(TOKEN).encode() not in (machine.read(sealed) or b"")
+    agent = node.pid("keydist")
+    machine.run("touch", sealed)  # as when it is sealed anew
+    machine.until(lambda: node.pid("keydist") not in (0, agent), "the agent to be started again")
 
 
 def test_without_an_agent_a_node_gets_its_key_once_and_the_target_is_reached(node: Node) -> None:

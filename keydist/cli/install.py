@@ -116,7 +116,7 @@ def _next(root: str, executable: str) -> list[str]:
         commands.insert(0, f"install keydist in the tree, as {executable}")
     if not (etc / "keydist.yaml").exists():
         commands.append(f"install -m 0644 keydist.yaml {etc}/keydist.yaml")
-    if is_here and not (etc / "token").exists() and not (etc / "token.cred").exists():
+    if is_here and not (etc / "token").exists():
         commands.append(f"install -m 0400 TOKEN {etc}/token")
     if is_here:
         commands.append("systemctl daemon-reload")

@@ -217,7 +217,7 @@ def test_without_its_file_the_token_is_empty_and_a_node_with_its_keyset_starts(u
 def test_another_token_file_starts_the_agent_again() -> None:
     watched = [line.partition("=")[2] for line in _lines(TOKEN[0]) if line.startswith("Path")]
     sealed = (SYSTEMD / "drop-ins" / SEALED).read_text(encoding="utf-8")
-    assert watched == ["/etc/keydist/token", "/etc/keydist/token.cred"]
+    assert watched == ["/etc/keydist/token", "/etc/credstore.encrypted/keydist.token"]
     assert f"\nLoadCredential=\nLoadCredentialEncrypted={CREDENTIAL}:{watched[1]}\n" in sealed
     assert settings(TOKEN[1])["ExecStart"].split()[1:] == ["--no-block", "try-restart", AGENT]
     assert f"Wants={TOKEN[0]}" in _lines(AGENT)
