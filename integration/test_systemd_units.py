@@ -220,3 +220,20 @@ def test_a_service_is_reloaded_by_a_confined_unit_when_the_keyset_changes(healed
     floor = "/var/lib/keydist/floor.json"
     machine.run("sh", "-c", f"cp -p {floor} {floor}.copy && mv {floor}.copy {floor}")
     machine.until(lambda: machine.read("/run/web.reloads") is not None, "the reload")
+
+
+def test_a_sealed_keyset_counts_only_once_its_token_is_there(node: Node) -> None:
+    machine, ready = node.machine, "keydist-ready.target"
+    machine.run("sh", "-c", "echo 'at_rest: sealed' >>/etc/keydist/keydist.yaml")
+    machine.run("systemctl", "restart", "--no-block", "keydist")
+    node.put_token(TOKEN)
+    node.start_nats()
+    node.until_active("keydist", ready)
+    machine.run("rm", _TOKEN)
+    machine.reboot()
+    machine.until(lambda: "an empty token" in node.status("keydist"), "the agent to say what it lacks")
+    assert (node.state("keydist"), node.state(ready)) == ("activating", "inactive")
+    node.put_token(TOKEN)
+    node.until_active("keydist", ready)
+    assert node.state("nats") == "inactive"
+    assert machine.read("/run/keydist/signing-key.pem")
