@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -161,6 +165,34 @@ def test_a_reboot_and_a_power_failure_keep_the_key_and_need_no_nats(healed: Node
         again()
         node.until_active("keydist", "web")
         assert (node.state("nats"), node.kid) == ("inactive", kid)
+
+
+@pytest.mark.timeout(600)
+def test_power_fails_at_any_moment_and_the_key_is_there_again(healed: Node) -> None:
+    """`KEYDIST_TEST_POWER_FAILURES` times, by default 3; it prints how long an agent takes to be ready."""
+    node, machine, kid = healed, healed.machine, healed.kid
+    times = int(os.environ.get("KEYDIST_TEST_POWER_FAILURES", "3"))
+    seed = os.environ.get("KEYDIST_TEST_SEED", "1")
+    moments = random.Random(seed)
+    took = []
+    for _ in range(times):
+        time.sleep(moments.uniform(0, 2))  # any moment: while it boots, starts the agent, or works
+        machine.cut_power()
+        if moments.random() < 0.5:  # every other time again before it is ready
+            continue
+        node.until_active("keydist", "web")
+        start = machine.show("keydist", "ActiveEnterTimestampMonotonic")
+        took.append(int(start["ActiveEnterTimestampMonotonic"]) / 1e6 - _powered_on(machine))
+        assert node.kid == kid, f"seed {seed}"
+    node.until_active("keydist", "web")
+    assert node.kid == kid, f"seed {seed}"
+    if took:
+        print(f"from switching on to ready: median {statistics.median(took):.2f} s of {len(took)}, {times} failures")
+
+
+def _powered_on(machine: Machine) -> float:
+    """Return when its service manager began, in seconds of the clock that all machines here share."""
+    return int(machine.run("systemctl", "show", "--property=UserspaceTimestampMonotonic", "--value").stdout) / 1e6
 
 
 def test_a_node_that_has_its_keyset_starts_without_its_token(healed: Node) -> None:
