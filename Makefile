@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration bench fuzz lint lock clean
+.PHONY: help demo test test-all pytest integration bench fuzz lint lock deb clean
 .SILENT:
 
 DEMO = .venv
@@ -84,6 +84,9 @@ lint: ## ruff, mypy, import-linter
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports --no-logo
 
+deb: ## a Debian package in dist/, for the distribution's Python; DEB_PYTHON=/usr/bin/python3
+	package/build-deb $(or $(DEB_PYTHON),/usr/bin/python3)
+
 # uv finds versions that fit all supported Pythons and platforms at once; pip cannot. UV_NO_CONFIG keeps this
 # machine's package sources out, so that the hashes are the public ones.
 LOCK = env UV_NO_CONFIG=1 UV_CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/uv pip compile --quiet \
@@ -99,6 +102,6 @@ lock: ## pin the requirements anew; UPGRADE=1 takes newer versions where the pre
 	$(LOCK) -o requirements/fuzz.txt -c requirements/test.txt pyproject.toml requirements/runtime.in requirements/fuzz.in
 
 clean: ## remove what make made
-	rm -rf .venv .venv-* .fuzz .coverage .coverage.* build keydist.egg-info
+	rm -rf .venv .venv-* .fuzz .coverage .coverage.* build dist keydist.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find keydist tests integration bench fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -40,10 +41,24 @@ mkdir "$root/work" "$root/root"
 cp -a "$root.files" "$root/upper"
 mount -t overlay machine -o "lowerdir=/,upperdir=$root/upper,workdir=$root/work" "$root/root"
 mount -t cgroup2 machine /sys/fs/cgroup
-mkdir -p "/sys/fs/cgroup/$name"
-echo $$ >"/sys/fs/cgroup/$name/cgroup.procs"
-exec systemd-nspawn --quiet --directory="$root/root" --machine="$name" --boot --private-network --register=no \\
-    --keep-unit --console=read-only --system-call-filter=@memlock --system-call-filter=@keyring "$@"
+group=/sys/fs/cgroup/$name
+boot() {
+    [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +
+    mkdir "$group"
+    echo "$BASHPID" >"$group/cgroup.procs"
+    exec systemd-nspawn --quiet --directory="$root/root" --machine="$name" --boot --private-network --register=no \\
+        --keep-unit --console=read-only --system-call-filter=@memlock --system-call-filter=@keyring "$@"
+}
+while :; do
+    boot "$@" &
+    booted=$!
+    trap 'kill -TERM $booted' TERM
+    code=0
+    wait $booted || code=$?
+    while kill -0 $booted 2>/dev/null; do code=0; wait $booted || code=$?; done
+    [ $code = 133 ] || [ -e "$root/again" ] || exit $code
+    rm -f "$root/again"
+done
 """
 _TIDY: Final = """
 mount -t cgroup2 machine /sys/fs/cgroup
@@ -70,14 +85,18 @@ def skip_unless_possible() -> None:
 
 
 class Machine:
-    """One machine; `files` stand in it from the start, by path; mode 0600 where the content is bytes."""
+    """One machine; `files` stand in it from the start, by path; mode 0600 where the content is bytes, 0755 for scripts.
 
-    def __init__(self, directory: Path, *, files: Mapping[str, str | bytes]) -> None:
+    It counts as booted once all that it starts has started; with `patient=False` also while something still waits.
+    """
+
+    def __init__(self, directory: Path, *, files: Mapping[str, str | bytes], patient: bool = True) -> None:
         self.name = f"keydist-{os.getpid()}"
         self._log = directory / "console"
         self._root = directory / "machine"
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._booted = ("running", "degraded") if patient else ("starting", "running", "degraded")
         self._root.mkdir()
         units = {
             "/etc/machine-id": "",
@@ -93,13 +112,12 @@ class Machine:
         self._write(NATS_SERVER, "")
         interpreter, name = "/opt/keydist/interpreter", Path(sys.executable).resolve().name
         self._write(PYTHON, f'#!/bin/sh\nLD_LIBRARY_PATH={interpreter}/lib exec {interpreter}/bin/{name} "$@"\n')
-        (self._root.with_suffix(".files") / PYTHON[1:]).chmod(0o755)
 
     def _write(self, path: str, content: str | bytes) -> None:
         target = self._root.with_suffix(".files") / path[1:]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
-        target.chmod(0o600 if isinstance(content, bytes) else 0o644)
+        target.chmod(0o600 if isinstance(content, bytes) else 0o755 if content.startswith("#!") else 0o644)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -141,18 +159,39 @@ class Machine:
                 stderr=log,
                 start_new_session=True,
             )
-        self.until(lambda: self._find_leader() and self.state() in ("running", "degraded"), "systemd to run")
+        self._wait_for_boot()
+
+    def _wait_for_boot(self) -> None:
+        self._leader = 0
+        self.until(lambda: self._find_leader() and self.state() in self._booted, "systemd to run")
 
     def _find_leader(self) -> bool:
         """Find the process that is PID 1 inside: a child of systemd-nspawn."""
         assert self._process is not None
-        pid = self._process.pid
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split():
-            status = Path(f"/proc/{child}/status")
-            lines = status.read_text("ascii", "replace").splitlines() if status.exists() else []
-            if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
-                self._leader = int(child)
+        for booted in _children(self._process.pid):
+            for child in _children(booted):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    lines = Path(f"/proc/{child}/status").read_text("ascii", "replace").splitlines()
+                    if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
+                        self._leader = child
         return self._leader != 0
+
+    def reboot(self) -> None:
+        """Shut it down in order and start it again, with what is on its disk; `/run` is empty then."""
+        self.run("systemctl", "--no-block", "reboot", check=False)  # it may end before it says that it was heard
+        self._boot_again(self._leader)
+
+    def cut_power(self) -> None:
+        """End it as a power failure does, at once, and start it again."""
+        assert self._process is not None
+        Path(f"/proc/{self._process.pid}/root{self._root}/again").touch()
+        leader = self._leader
+        os.kill(leader, signal.SIGKILL)
+        self._boot_again(leader)
+
+    def _boot_again(self, leader: int) -> None:
+        self.until(lambda: not Path(f"/proc/{leader}").exists(), "the machine to end")
+        self._wait_for_boot()
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -165,7 +204,7 @@ class Machine:
         except subprocess.TimeoutExpired:
             if self._leader:
                 os.kill(self._leader, signal.SIGKILL)
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # systemd-nspawn too
             process.wait()
         subprocess.run([*_UNSHARE, "sh", "-c", _TIDY, "tidy", self.name], check=False, capture_output=True)
 
@@ -206,3 +245,9 @@ class Machine:
                 raise AssertionError(f"waiting for {what}: {why}\n{self._log.read_text('utf-8', 'replace')[-4000:]}")
             time.sleep(0.05)
         return time.monotonic() - start
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    return []

@@ -53,7 +53,10 @@ def read_tokens(source: TokenSource) -> tuple[BootstrapToken, ...]:
         _refuse(exc, source.path)
     try:
         _check(os.fstat(fd), source)
-        return parse_token_file(os.read(fd, MAX_FILE + 1))
+        data = os.read(fd, MAX_FILE + 1)
+        if source.is_credential and not data.strip():
+            _refuse_placeholder()
+        return parse_token_file(data)
     except OSError as exc:
         _refuse(exc, source.path)
     finally:
@@ -72,6 +75,16 @@ def _refuse(exc: OSError, path: str) -> NoReturn:
         expected="a file with one or two tokens",
         fix="copy the cluster's token there (mode 0400), or make one with: keydist token generate",
     ) from exc
+
+
+def _refuse_placeholder() -> NoReturn:
+    """Refuse what the shipped units give where they find no token: a node that has its keyset does without."""
+    raise TokenError(
+        "the unit was given an empty token",
+        expected="the cluster's token where LoadCredential= of the unit takes it from: /etc/keydist/token, as shipped",
+        found="nothing there when the unit started",
+        fix="put it there, mode 0400; keydist.service is then started again by itself",
+    )
 
 
 def _check(found: os.stat_result, source: TokenSource) -> None:

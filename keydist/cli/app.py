@@ -15,7 +15,9 @@ from typer.core import TyperGroup
 from keydist import __version__
 from keydist.cli import audit, config, jwe, jwt, key_changes, keys, node, policy, store, token_changes
 from keydist.cli import bootstrap as bootstrap_command
+from keydist.cli import wait as wait_command
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
+from keydist.cli.install import install
 from keydist.cli.no_jwt import NoJwtGroup
 from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
@@ -107,6 +109,25 @@ def agent(
     finish(work, as_json=False)
 
 
+@app.command("wait")
+def wait(
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="How long, for example 2m; by default for ever.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait until a verified keyset is on this node's disk, whoever brings it: for services that need the key.
+
+    Example: keydist wait --timeout 2m
+    """
+
+    def work() -> int:
+        return wait_command.run(wait_command.WaitOptions(config, timeout, as_json))
+
+    finish(work, as_json=as_json)
+
+
 @app.command("demo")
 def demo(
     nodes: Annotated[int, typer.Option("--nodes", help="How many nodes, the leader included (2 to 50).")] = 5,
@@ -160,6 +181,7 @@ def reset(
 
 app.command("status")(status)
 app.command("audit")(audit.audit)
+app.command("install")(install)
 app.command("jwks")(keys.jwks)
 
 

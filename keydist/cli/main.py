@@ -1,4 +1,4 @@
-"""The way in: the plain forms of `bootstrap` and `agent` at once, everything else by the full command line."""
+"""The way in: the plain forms of `bootstrap`, `agent` and `wait` at once, everything else by the full command line."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def _run(arguments: list[str]) -> int:
         plain = agent.parse_plain(arguments[1:])
         if plain is not None:
             return agent.run(plain)
+    if arguments[:1] == ["wait"]:
+        from keydist.cli import wait  # noqa: PLC0415 - it comes before everything that needs the key
+
+        waiting = wait.parse_plain(arguments[1:])
+        if waiting is not None:
+            return wait.run(waiting)
     from keydist.cli.app import run_app  # noqa: PLC0415 - typer costs 50 ms
 
     return run_app()
