@@ -16,6 +16,7 @@ from keydist import __version__
 from keydist.cli import audit, config, jwe, jwt, key_changes, keys, node, policy, store, token_changes
 from keydist.cli import bootstrap as bootstrap_command
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
+from keydist.cli.doctor import doctor
 from keydist.cli.no_jwt import NoJwtGroup
 from keydist.cli.render import fail, print_json, print_line, tell
 from keydist.cli.status import status
@@ -159,6 +160,7 @@ def reset(
 
 
 app.command("status")(status)
+app.command("doctor")(doctor)
 app.command("audit")(audit.audit)
 app.command("jwks")(keys.jwks)
 

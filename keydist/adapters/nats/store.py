@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from keydist.adapters.nats.connection import Connection
     from keydist.adapters.nats.wire import Reply
 
-_FOLLOWERS_READ: Final = "keydist.current"
+FOLLOWERS_READ: Final = "keydist.current"
 
 
 class NatsKeysetStore:
@@ -85,7 +85,7 @@ class NatsKeysetStore:
             return await self._connection.request(self._leader_read, query)
         except ForbiddenError as forbidden:
             # Followers with an account of their own may read from the leader under this name only.
-            other = _FOLLOWERS_READ if self._leader_read != _FOLLOWERS_READ else self._stream_read
+            other = FOLLOWERS_READ if self._leader_read != FOLLOWERS_READ else self._stream_read
             try:
                 reply = await self._connection.request(other, query)
             except ForbiddenError:
