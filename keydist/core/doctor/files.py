@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _OTHERS: Final = 0o077
+_ALL_BUT_GROUP_READS: Final = 0o037
 _OTHERS_WRITE: Final = 0o022
 _GROUP_ENTERS: Final = 0o050
 _GROUP_READS: Final = 0o040
@@ -188,13 +189,13 @@ def secret_file(found: File | None, *, path: str, setting: str, owners: frozense
             found=f"owner {found.uid}",
             fix=f"replace the credentials if that user should not have had them, then: chown {min(owners)} {path}",
         )
-    if found.mode & _OTHERS:
+    if found.mode & _ALL_BUT_GROUP_READS:
         return failed(
             UnsafeFileError,
             f"{setting}: {path} can be used by others",
-            expected=f"mode {found.mode & ~_OTHERS:04o}",
+            expected=f"mode {found.mode & ~_ALL_BUT_GROUP_READS:04o}",
             found=f"mode {found.mode:04o}",
-            fix=f"if nobody else could read it: chmod {found.mode & ~_OTHERS:04o} {path}; else replace it",
+            fix=f"if nobody else could read it: chmod {found.mode & ~_ALL_BUT_GROUP_READS:04o} {path}; else replace it",
         )
     return None
 
