@@ -141,10 +141,9 @@ async def excessive_rights(connection: Connection, names: Names, role: Role) -> 
         return None
     found = []
     for probe in _excess(names, role):
-        if probe.hears:
-            outcome = await _outcome(connection, probe)
-        else:
-            outcome = await _may_publish(connection, probe)
+        outcome = await (_outcome if probe.hears else _may_publish)(connection, probe)
+        if outcome is Outcome.UNKNOWN:
+            return None
         found.append(Right(probe.what, probe.subject, outcome))
     return tuple(found)
 
