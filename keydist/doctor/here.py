@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from keydist.doctor.patient import Patient
 
 
-def _owners(patient: Patient) -> frozenset[int]:
-    return frozenset({0, patient.owner})
-
-
 def configuration(patient: Patient) -> Verdict:
     """Judge the configuration and who may change it."""
     config = patient.settled()
@@ -30,7 +26,7 @@ def configuration(patient: Patient) -> Verdict:
         if name is not None:
             group_id(name, field)
     found = file_at(patient.config_path, follow=True)
-    judged = files.config_file(found, path=patient.config_path, owners=_owners(patient))
+    judged = files.config_file(found, path=patient.config_path, reader=patient.owner)
     return judged._replace(detail=f"{config.node}, {config.role} of {config.cluster}; {judged.detail}")
 
 
@@ -41,6 +37,8 @@ def token(patient: Patient) -> Verdict:
         source = find_token_file(patient.token_file, patient.environ, node.config.token_file).path
         found = file_at(source, follow=True)
         where = source if found is None else f"{source}, mode {found.mode:04o}, owner {found.uid}"
+        if found is not None and patient.owner not in (0, found.uid):
+            where += f" (user {patient.owner} has it from systemd, if at all)"
     except KeydistError:
         where = "no token file"
     local = patient.local_if_seen()
@@ -127,7 +125,7 @@ def credentials(patient: Patient) -> Verdict:
         if all(is_local(url) for url in nats.servers):
             return fine("none: whoever is on this machine may connect")
         return warning("none: the NATS servers let everybody in", "give this node a user of its own (docs/nats.md)")
-    wrong = files.secret_file(file_at(path, follow=True), path=path, setting=setting, owners=_owners(patient))
+    wrong = files.secret_file(file_at(path, follow=True), path=path, setting=setting, reader=patient.owner)
     if wrong is not None:
         return wrong
     credential_options(creds_file=nats.creds_file, nkey_file=nats.nkey_file)
@@ -144,7 +142,7 @@ def certificates(patient: Patient) -> Verdict:
     several = []
     if tls.cert_file and tls.key_file:
         wrong = files.secret_file(
-            file_at(tls.key_file, follow=True), path=tls.key_file, setting="nats.tls.key_file", owners=_owners(patient)
+            file_at(tls.key_file, follow=True), path=tls.key_file, setting="nats.tls.key_file", reader=patient.owner
         )
         several += [wrong] if wrong is not None else []
         found = term_of_chain(tls.cert_file, "nats.tls.cert_file")

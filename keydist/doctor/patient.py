@@ -174,6 +174,8 @@ class Patient:
                     kept[name] = await describe_stream(connection, clock, name, wanted)
                 except ForbiddenError as exc:
                     kept[name] = exc
+                except KeydistError as exc:
+                    raise CannotLookError("store", exc) from None
             self._kept["streams"] = kept
         found: dict[str, Described | ForbiddenError] = kept
         return found

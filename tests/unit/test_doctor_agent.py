@@ -57,8 +57,9 @@ def test_a_fleet_that_is_well_and_one_of_its_nodes_is_killed(install: Install) -
     process = follower.start()
     process.wait_for("READY=1")
     eventually(lambda: level(leader, "hooks") == "ok")
-    eventually(lambda: level(leader, "fleet") == "ok", within=20)
-    found = examine(leader, "agent", "fleet", "store", "permissions", "records", "audit")
+    eventually(lambda: level(leader, "fleet") == level(leader, "agent") == "ok", within=20)
+    well = ("token", "state", "keyset", "runtime", "store", "permissions", "records", "audit", "agent", "fleet")
+    found = examine(leader, *well)
     assert {name: one["level"] for name, one in found.items()} == dict.fromkeys(found, "ok"), found
     assert __version__ in found["agent"]["detail"]
     assert "2 nodes" in found["fleet"]["detail"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from keydist.adapters.nats.greeting import address_of, greeting, is_local
 from keydist.adapters.nats.rights import Names
 from keydist.adapters.nats.sight import describe_stream, last_stored, unix_of, wanted_streams
 from keydist.adapters.nats.store import NatsKeysetStore
+from keydist.core.doctor.times import Term
 from keydist.errors import ConfigError, DiskError
 from tests.unit.test_nats_credentials import USER, certificate, creds, creds_text, write
 
@@ -206,12 +207,18 @@ def test_until_when_files_are_good(tmp_path: Path) -> None:
     assert term_of_der(b"junk") is None
 
 
+LOOKS: Final[dict[str, Callable[[str], Term]]] = {
+    "chain": lambda path: term_of_chain(path, "x"),
+    "authorities": lambda path: term_of_authorities(path, "x"),
+    "creds": term_of_creds,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 @pytest.mark.parametrize("text", ["", "junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "é"])
-def test_files_that_say_no_date(text: str, tmp_path: Path) -> None:
-    file = write(tmp_path / "file", text)
-    for look in (lambda: term_of_chain(file, "x"), lambda: term_of_authorities(file, "x"), lambda: term_of_creds(file)):
-        with pytest.raises(ConfigError):
-            look()
+def test_files_that_say_no_date(text: str, look: Callable[[str], Term], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        look(write(tmp_path / "file", text))
 
 
 @pytest.mark.parametrize("jwt", ["x", "a.b.c", "a.W10.c", "a." + "W" * 40_000 + ".c"])

@@ -146,14 +146,16 @@ def test_the_runtime_directory(
     [
         (None, OK),
         (entry(mode=0o644), OK),
-        (entry(mode=0o600, uid=0), OK),
+        (entry(mode=0o644, uid=0), OK),
         (entry(mode=0o664), (FAIL, 77)),
         (entry(mode=0o646), (FAIL, 77)),
         (entry(uid=5), (FAIL, 77)),
+        (entry(mode=0o600, uid=0), (FAIL, 77)),
+        (entry(mode=0o640, uid=0), OK),
     ],
 )
 def test_the_configuration_file(found: File | None, expected: tuple[Level, int]) -> None:
-    assert came_to(files.config_file(found, path="/etc/x", owners=frozenset({0, ME}))) == expected
+    assert came_to(files.config_file(found, path="/etc/x", reader=ME)) == expected
 
 
 MIB: Final = 1 << 20
@@ -180,15 +182,16 @@ def test_room(*, free: int, left: int | None, read_only: bool, expected: tuple[L
     [
         (None, False),
         (entry(mode=0o400), False),
-        (entry(mode=0o600, uid=0), False),
+        (entry(mode=0o640, uid=0), False),
         (entry(mode=0o640), False),
+        (entry(mode=0o600, uid=0), True),
         (entry(mode=0o660), True),
         (entry(mode=0o604), True),
         (entry(uid=5, mode=0o600), True),
     ],
 )
 def test_a_file_with_a_secret_of_nats(*, found: File | None, is_wrong: bool) -> None:
-    wrong = files.secret_file(found, path="/seed", setting="nats.nkey_file", owners=frozenset({0, ME}))
+    wrong = files.secret_file(found, path="/seed", setting="nats.nkey_file", reader=ME)
     assert (wrong is not None) == is_wrong
     assert wrong is None or came_to(wrong) == (FAIL, 77)
 

@@ -19,6 +19,7 @@ _ALL_BUT_GROUP_READS: Final = 0o037
 _OTHERS_WRITE: Final = 0o022
 _GROUP_ENTERS: Final = 0o050
 _GROUP_READS: Final = 0o040
+_ALL_READ: Final = 0o044
 _PUBLIC: Final = (".jwk", "jwks.json")
 _LEAST_BYTES: Final = 4 << 20
 _FEW_BYTES: Final = 64 << 20
@@ -43,19 +44,19 @@ class File(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-def config_file(found: File | None, *, path: str, owners: frozenset[int]) -> Verdict:
-    """Judge the configuration file: only its owner may change it, and that is root or who runs keydist."""
+def config_file(found: File | None, *, path: str, reader: int) -> Verdict:
+    """Judge the configuration file: only root or `reader`, who runs keydist, may change it, and both can read it."""
     if found is None:
         return fine(f"no file at {path}: everything comes from the environment")
-    if found.uid not in owners:
+    if found.uid not in (0, reader):
         return failed(
             UnsafeFileError,
             f"{path} belongs to a user who does not run keydist",
-            expected=f"owner {_any_of(owners)}",
+            expected=f"owner 0 or {reader}",
             found=f"owner {found.uid}",
             fix=f"read it through, then: chown root {path}",
         )
-    if found.mode & _OTHERS_WRITE and found.kind != "link":
+    if found.mode & _OTHERS_WRITE:
         return failed(
             UnsafeFileError,
             f"{path} can be changed by others, who could name another store and other hooks",
@@ -63,7 +64,19 @@ def config_file(found: File | None, *, path: str, owners: frozenset[int]) -> Ver
             found=f"mode {found.mode:04o}",
             fix=f"read it through, then: chmod {found.mode & ~_OTHERS_WRITE:04o} {path}",
         )
-    return fine(f"{path}, mode {found.mode:04o}")
+    return _unreadable(found, path, reader=reader, others=_ALL_READ) or fine(f"{path}, mode {found.mode:04o}")
+
+
+def _unreadable(found: File, path: str, *, reader: int, others: int) -> Verdict | None:
+    """Return the failure where only root can read a file that keydist needs; `others` are bits that may let it."""
+    if reader in (0, found.uid) or found.mode & others:
+        return None
+    return failed(
+        UnsafeFileError,
+        f"{path} cannot be read by user {reader}, who runs keydist",
+        found=f"owner {found.uid}, mode {found.mode:04o}",
+        fix=f"chown {reader} {path}",
+    )
 
 
 def state(root: File | None, entries: Iterable[File], *, path: str, me: int, group: int | None) -> Verdict:
@@ -177,17 +190,20 @@ def space(*, path: str, free: int, files: int | None, read_only: bool) -> Verdic
     return fine(left)
 
 
-def secret_file(found: File | None, *, path: str, setting: str, owners: frozenset[int]) -> Verdict | None:
-    """Return what is wrong with a file that holds a secret of NATS, or None; that it is missing is told elsewhere."""
+def secret_file(found: File | None, *, path: str, setting: str, reader: int) -> Verdict | None:
+    """Return what is wrong with a file that holds a secret of NATS, or None; that it is missing is told elsewhere.
+
+    `reader` is who runs keydist. A group may read it, as root:keydist 0640 has it.
+    """
     if found is None:
         return None
-    if found.uid not in owners:
+    if found.uid not in (0, reader):
         return failed(
             UnsafeFileError,
             f"{setting}: {path} belongs to a user who does not run keydist",
-            expected=f"owner {_any_of(owners)}",
+            expected=f"owner 0 or {reader}",
             found=f"owner {found.uid}",
-            fix=f"replace the credentials if that user should not have had them, then: chown {min(owners)} {path}",
+            fix=f"replace the credentials if that user should not have had them, then: chown {reader} {path}",
         )
     if found.mode & _ALL_BUT_GROUP_READS:
         return failed(
@@ -197,8 +213,4 @@ def secret_file(found: File | None, *, path: str, setting: str, owners: frozense
             found=f"mode {found.mode:04o}",
             fix=f"if nobody else could read it: chmod {found.mode & ~_ALL_BUT_GROUP_READS:04o} {path}; else replace it",
         )
-    return None
-
-
-def _any_of(owners: frozenset[int]) -> str:
-    return " or ".join(map(str, sorted(owners)))
+    return _unreadable(found, path, reader=reader, others=_GROUP_READS)
