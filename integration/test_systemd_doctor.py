@@ -78,7 +78,7 @@ def levels(found: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def test_root_sees_all_of_a_node_that_another_user_runs(machine: Machine) -> None:
-    machine.until(lambda: set(levels(examine(machine, *_READY)).values()) == {"ok"})
+    machine.until(lambda: set(levels(examine(machine, *_READY)).values()) == {"ok"}, "an agent that runs")
     found = examine(machine)
     expected = dict.fromkeys(found, "ok") | {"excess": "warn", "replicas": "warn", "sync": "unseen"}
     assert levels(found) == expected, found
@@ -88,7 +88,7 @@ def test_root_sees_all_of_a_node_that_another_user_runs(machine: Machine) -> Non
 
 
 def test_the_nodes_own_user_sees_all_but_the_token(machine: Machine) -> None:
-    machine.until(lambda: set(levels(examine(machine, *_READY)).values()) == {"ok"})
+    machine.until(lambda: set(levels(examine(machine, *_READY)).values()) == {"ok"}, "an agent that runs")
     found = examine(machine, user="keydist")
     unseen = {name for name, one in found.items() if one["level"] == "unseen"}
     assert unseen == {"token", "sync", "fleet"}, found
