@@ -81,7 +81,8 @@ def _list(checks: tuple[Check, ...], *, as_json: bool) -> int:
 def _show(finding: Finding) -> None:
     level, detail, fix, _ = finding.verdict
     print_styled(f"{_LABELS[level]:<{_LABEL}}", _COLOURS[level] if _is_coloured() else "")
-    print_line(f"  {finding.name:<{_WIDTH}}  {detail}")
+    aside = f"; {fix}" if fix and level is Level.UNSEEN else ""
+    print_line(f"  {finding.name:<{_WIDTH}}  {detail}{aside}")
     if fix and level in (Level.WARN, Level.FAIL):
         print_line(f"{'':<{_LABEL}}  {'':<{_WIDTH}}  fix: {fix}")
 

@@ -99,7 +99,7 @@ async def _verdict(check: Check, patient: Patient) -> Verdict:
         found = check.look(patient)
         return await found if inspect.isawaitable(found) else found
     except CannotLookError as exc:
-        return unseen(f"not looked at: see the check {exc.about}", exc.why.fix)
+        return unseen(f"not looked at: see the check {exc.about}")
     except KeydistError as exc:
         return failing(exc)
     except Exception as exc:  # noqa: BLE001 - a defect in one check must not keep the others from their turn

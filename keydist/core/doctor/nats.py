@@ -224,5 +224,5 @@ def sync(*, is_clustered: bool) -> Verdict:
     where = "on each of them" if is_clustered else "on it"
     return unseen(
         "how often the NATS servers sync to disk is not visible to clients",
-        f"set jetstream {{ sync_interval: always }} {where}",
+        f"look for it {where}: jetstream {{ sync_interval: always }}",
     )
