@@ -14,7 +14,7 @@ from keydist.adapters.doctor.files import acting_as, file_at
 from keydist.adapters.nats.rights import Names
 from keydist.adapters.nats.sight import Described, describe_stream, wanted_streams
 from keydist.core.restart import Role
-from keydist.errors import ForbiddenError, KeydistError, UnsafeFileError
+from keydist.errors import KeydistError, UnsafeFileError
 from keydist.services.node import Node
 from keydist.signing.remote import Agent
 from keydist.wiring import Machine, machine, open_connection
@@ -163,8 +163,8 @@ class Patient:
             raise CannotLookError("store", exc) from None
         return self._connection
 
-    async def streams(self) -> dict[str, Described | ForbiddenError]:
-        """Return each stream as the server describes it, or that this user may not ask. Raises as `connected`."""
+    async def streams(self) -> dict[str, Described | KeydistError]:
+        """Return each stream as the server describes it, or why it does not. Raises as `connected`."""
         kept: Any = self._kept.get("streams")
         if kept is None:
             connection, clock = await self.connected(), self.node.clock
@@ -172,12 +172,10 @@ class Patient:
             for name, wanted in wanted_streams(self.config.nats.bucket, trail=self.config.audit.stream).items():
                 try:
                     kept[name] = await describe_stream(connection, clock, name, wanted)
-                except ForbiddenError as exc:
+                except KeydistError as exc:  # a stream without a leader says nothing of the others
                     kept[name] = exc
-                except KeydistError as exc:
-                    raise CannotLookError("store", exc) from None
             self._kept["streams"] = kept
-        found: dict[str, Described | ForbiddenError] = kept
+        found: dict[str, Described | KeydistError] = kept
         return found
 
     def ports(self, connection: Connection) -> Node:

@@ -85,6 +85,8 @@ async def _stream(patient: Patient, name: str) -> Verdict:
     found = (await patient.streams())[name]
     if isinstance(found, ForbiddenError):
         return unseen(f"how {name} is kept: this user may not ask", _ASK_ELSEWHERE)
+    if isinstance(found, KeydistError):
+        return failing(found)
     local = patient.local_if_seen()
     holds_key = name == stream_name(patient.config.nats.bucket)
     return judge.stream(found.seen, name=name, is_needed=holds_key and local is not None and local.held is not None)
@@ -110,6 +112,9 @@ async def audit(patient: Patient) -> Verdict:
 async def replicas(patient: Patient) -> Verdict:
     """Judge how many copies of each stream there are."""
     connection, streams = await patient.connected(), await patient.streams()
+    for one in streams.values():
+        if isinstance(one, KeydistError) and not isinstance(one, ForbiddenError):
+            return failing(one)
     found = [one.seen for one in streams.values() if isinstance(one, Described) and one.seen is not None]
     if not found and connection.is_clustered:
         return unseen("how many copies there are: this user may not ask, or there is no stream yet", _ASK_ELSEWHERE)
