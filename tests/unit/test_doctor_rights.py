@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from integration.accounts import FLEET, KEYS, OPERATOR, accounts, subjects, write_nkeys
 from keydist.adapters.embedded import EmbeddedServer
-from keydist.adapters.nats import rights
+from keydist.adapters.nats import link, rights
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.rights import Names, excessive_rights, needed_rights, shares_account
@@ -60,7 +60,9 @@ MORE: Final = {  # a right that is given to a follower, and how the doctor calls
     "$JS.API.STREAM.UPDATE.KV_keydist": "change the bucket",
     "$JS.API.STREAM.CREATE.>": "make streams",
     "$JS.API.CONSUMER.CREATE.>": "make consumers",
+    "$JS.API.CONSUMER.CREATE.KV_keydist.>": "make named consumers",
     "$JS.API.CONSUMER.DURABLE.CREATE.>": "make durable consumers",
+    "$JS.API.STREAM.PEER.REMOVE.*": "take copies away",
     "hear >": "read others' answers",
     "hear _INBOX.>": "read answers in the common inbox",
     "hear $JS.API.>": "hear requests to JetStream",
@@ -255,6 +257,46 @@ async def test_a_missing_import_is_nobody_and_no_denial(
     assert (verdict.level, verdict.exit_code) == (Level.FAIL, 75)
     assert "import" in verdict.fix
     assert judge.needed(found.needed, missing=("KV_keydist-nodes",), has_key=True).level is Level.WARN
+
+
+async def test_who_may_do_nothing_at_all_is_not_tried(
+    make_site: Callable[[Callable[[dict[str, Any]], None]], Site],
+) -> None:
+    def change(made: dict[str, Any]) -> None:
+        user_of(made, FLEET, 0)["publish"] = ["somewhere.else"]
+
+    site = make_site(change)
+    connection = connect(site, "a")
+    try:
+        assert await excessive_rights(connection, Names("keydist", "signing-key", "a"), Role.FOLLOWER) is None
+    finally:
+        await connection.close()
+
+
+async def test_a_server_that_would_deliver_what_is_tried_is_left_alone(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stood in for by a reply subject that no server refuses."""
+    monkeypatch.setattr(link, "_RESERVED", "somewhere")
+    server = start_server()
+    listener, heard = Client(), list[str]()
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+
+    await listener.connect(server.url)
+    connection = Connection(Server(urls=(server.url,), node="a"))
+    try:
+        await listener.subscribe(">", cb=hear)
+        await settled(listener)
+        assert await excessive_rights(connection, Names("keydist", "signing-key", "a"), Role.FOLLOWER) is None
+        await settled(listener)
+        assert [subject for subject in heard if not subject.startswith("$JS.EVENT")] == [
+            "keydist.doctor.keydist-doctor"
+        ]
+    finally:
+        await connection.close()
+        await listener.close()
 
 
 # --- trying does nothing ------------------------------------------------------------------------

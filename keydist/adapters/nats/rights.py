@@ -108,8 +108,10 @@ def _excess(names: Names, role: Role) -> list[_Probe]:
         *(_Probe(f"delete {one}", f"{_API}.STREAM.DELETE.{one}", misnamed) for one in (keyset, fleet, trail)),
         _Probe("delete single messages", f"{_API}.STREAM.MSG.DELETE.{keyset}", b'{"seq":9007199254740991}'),
         _Probe("change the bucket", f"{_API}.STREAM.UPDATE.{keyset}", misnamed),
+        _Probe("take copies away", f"{_API}.STREAM.PEER.REMOVE.{keyset}", b'{"peer":"keydist doctor"}'),
         _Probe("make streams", f"{_API}.STREAM.CREATE.{NOBODYS}", misnamed),
         _Probe("make consumers", f"{_API}.CONSUMER.CREATE.{keyset}", misnamed),
+        _Probe("make named consumers", f"{_API}.CONSUMER.CREATE.{keyset}.{NOBODYS}", misnamed),
         _Probe("make durable consumers", f"{_API}.CONSUMER.DURABLE.CREATE.{keyset}.{NOBODYS}", misnamed),
         _Probe("read others' answers", f"_INBOX_{NOBODYS}.probe", hears=True),
         _Probe("read answers in the common inbox", f"_INBOX.{NOBODYS}", hears=True),
@@ -135,9 +137,8 @@ async def needed_rights(
 
 
 async def excessive_rights(connection: Connection, names: Names, role: Role) -> tuple[Right, ...] | None:
-    """Try what a node of a role must not do; None where this server would deliver what is tried."""
-    canary = f"keydist.doctor.{NOBODYS}"
-    if await connection.may_publish(canary, headers=None) is None:
+    """Try what a node of a role must not do; None where it is not seen that this server delivers none of it."""
+    if not await _refuses_replies(connection, names):
         return None
     found = []
     for probe in _excess(names, role):
@@ -146,6 +147,25 @@ async def excessive_rights(connection: Connection, names: Names, role: Role) -> 
             return None
         found.append(Right(probe.what, probe.subject, outcome))
     return tuple(found)
+
+
+async def _refuses_replies(connection: Connection, names: Names) -> bool:
+    """Tell whether the server refuses the reply subject of trials, seen at a subject that this user may use.
+
+    The first is nobody's; the others are reads.
+    """
+    keyset = stream_name(names.bucket)
+    reads = (
+        f"{_API}.DIRECT.GET.{keyset}.$KV.{names.bucket}.{names.entry}",
+        f"{_API}.STREAM.MSG.GET.{keyset}",
+        f"{_API}.STREAM.INFO.{keyset}",
+        FOLLOWERS_READ,
+    )
+    for subject in (f"keydist.doctor.{NOBODYS}", *reads):
+        said = await connection.may_publish(subject, headers=None)
+        if said is not False:
+            return said is True
+    return False
 
 
 async def shares_account(connection: Connection, names: Names) -> bool:
