@@ -30,6 +30,12 @@ def doctor(
     names: Annotated[list[str] | None, typer.Argument(metavar="[CHECK]...", help="Only these checks.")] = None,
     *,
     list_: Annotated[bool, typer.Option("--list", help="List the checks, and run none.")] = False,
+    monitor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--monitor", metavar="URL", help="A NATS server's monitoring endpoint, for sync; may be repeated."
+        ),
+    ] = None,
     config: ConfigOption = None,
     token_file: TokenOption = None,
     as_json: JsonOption = False,
@@ -58,7 +64,14 @@ def doctor(
             if not as_json:
                 _show(finding)
 
-        run.run(checks, config_path=config, token_file=token_file, environ=os.environ, told=told)
+        run.run(
+            checks,
+            config_path=config,
+            token_file=token_file,
+            environ=os.environ,
+            monitors=monitor or (),
+            told=told,
+        )
         code = worst(finding.verdict.exit_code for finding in found)
         if as_json:
             print_json({"checks": [finding.as_json() for finding in found], "healthy": not code})

@@ -43,7 +43,16 @@ class CannotLookError(Exception):
 class Patient:
     """One node under examination."""
 
-    def __init__(self, *, config_path: str | None, token_file: str | None, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        *,
+        config_path: str | None,
+        token_file: str | None,
+        environ: Mapping[str, str],
+        monitors: tuple[str, ...] = (),
+    ) -> None:
+        """Look at nothing yet; `monitors` are addresses of the NATS servers' monitoring endpoints."""
+        self.monitors = monitors
         self.config_path = config_path or environ.get("KEYDIST_CONFIG") or DEFAULT_PATH
         self._named = config_path
         self.token_file = token_file

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from keydist.adapters.nats.monitoring import check_url
 from keydist.core.doctor.verdict import Finding, Verdict, failing, unseen
 from keydist.doctor import beside, here, store
 from keydist.doctor.patient import CannotLookError, Patient
@@ -77,10 +78,12 @@ def run(
     config_path: str | None,
     token_file: str | None,
     environ: Mapping[str, str],
+    monitors: Sequence[str],
     told: Callable[[Finding], None],
 ) -> None:
-    """Run checks on this node; see `examine`."""
-    patient = Patient(config_path=config_path, token_file=token_file, environ=environ)
+    """Run checks on this node; see `examine`. Raises `UsageError` for a monitor that is no address."""
+    endpoints = tuple(check_url(url) for url in monitors)
+    patient = Patient(config_path=config_path, token_file=token_file, environ=environ, monitors=endpoints)
     asyncio.run(examine(patient, checks, told=told))
 
 

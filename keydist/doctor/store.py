@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keydist.adapters.nats.bucket import stream_name, trail_stream_name
 from keydist.adapters.nats.greeting import greeting
+from keydist.adapters.nats.monitoring import synced
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.rights import excessive_rights, needed_rights, shares_account
 from keydist.adapters.nats.sight import Described, last_stored
@@ -122,8 +123,8 @@ async def replicas(patient: Patient) -> Verdict:
 
 
 async def sync(patient: Patient) -> Verdict:
-    """Say what has to be looked up on the servers."""
-    return judge.sync(is_clustered=(await patient.connected()).is_clustered)
+    """Judge how often servers sync, where their monitoring endpoints are named."""
+    return judge.sync([await asyncio.to_thread(synced, url) for url in patient.monitors])
 
 
 async def clock(patient: Patient) -> Verdict:

@@ -36,7 +36,7 @@ StartServer = Callable[..., EmbeddedServer]
 ROOT: Final = Path(__file__).parents[2]
 NOBODY: Final = 65_534
 IN_VAIN: Final = "nats://127.0.0.1:9"
-NATS_CHECKS: Final = {"permissions", "excess", "bucket", "records", "audit", "replicas", "sync", "clock", "fleet"}
+NATS_CHECKS: Final = {"permissions", "excess", "bucket", "records", "audit", "replicas", "clock", "fleet"}
 NAMES: Final = [check.name for check in CHECKS]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can stand for another user")
 
@@ -131,7 +131,7 @@ def test_without_a_configuration_only_that_is_told(node: Examined) -> None:
     found = node.examine()
     assert node.code == 78
     assert "natz" in found["configuration"]["detail"]
-    rest = {name: one for name, one in found.items() if name not in ("configuration", "units")}
+    rest = {name: one for name, one in found.items() if name not in ("configuration", "units", "sync")}
     assert {one["detail"] for one in rest.values()} == {"not looked at: see the check configuration"}
 
 
@@ -445,6 +445,33 @@ def test_a_key_for_tls_that_others_read(secured: Callable[..., Examined]) -> Non
     level, code, said = node.check("certificates")
     assert (level, code) == ("fail", 77)
     assert "nats.tls.key_file" in said
+
+
+# --- syncing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "level", "text"), [("always", "ok", "syncs each write"), ("30s", "warn", "every 30 s")]
+)
+def test_how_often_a_server_syncs_is_seen_at_its_monitoring_endpoint(
+    node: Examined, start_server: StartServer, interval: str, level: str, text: str
+) -> None:
+    store = json.dumps(str(node.directory / "js"))
+    extra = f"http: 127.0.0.1:-1\njetstream {{ store_dir: {store}, sync_interval: {interval} }}"
+    server = start_server(extra=extra, jetstream=False)
+    ports = json.loads(next((node.directory / "nats-0/ports").glob("*.ports")).read_text(encoding="utf-8"))
+    node.configure(nats={"servers": [server.url]})
+    found = node.examine("sync", "--monitor", ports["monitoring"][0])["sync"]
+    assert found["level"] == level, found
+    assert text in found["detail"]
+    assert node.examine("sync", "--monitor", server.url.replace("nats", "http"))["sync"]["level"] == "unseen"
+
+
+@pytest.mark.parametrize("url", ["", "n1:8222", "file:///etc/passwd", "http://u:pw@n1:8222", "http://n1:x", "http://"])
+def test_a_monitor_that_is_no_address(node: Examined, url: str) -> None:
+    answer = node.run("doctor", "sync", "--monitor", url, "--json")
+    assert (answer.code, answer.error["code"]) == (2, "usage")
+    assert "pw" not in answer.out + answer.err
 
 
 # --- the store ----------------------------------------------------------------------------------

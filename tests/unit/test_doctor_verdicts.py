@@ -10,7 +10,7 @@ from keydist.adapters.doctor.units import parse_exposures, parse_show
 from keydist.core.doctor import around, files, nats, times
 from keydist.core.doctor.around import AgentSeen, HookSeen, NodeSeen, Unit, agent_of
 from keydist.core.doctor.files import File
-from keydist.core.doctor.nats import Greeting, Outcome, Peer, Right, StreamSeen
+from keydist.core.doctor.nats import Greeting, Outcome, Peer, Right, StreamSeen, Synced
 from keydist.core.doctor.times import Offset, Term
 from keydist.core.doctor.verdict import Finding, Level, Verdict, failed, failing, fine, together, unseen, warning
 from keydist.core.restart import Role
@@ -298,11 +298,24 @@ def test_replicas(*, found: tuple[StreamSeen, ...], clustered: bool, expected: t
     assert came_to(nats.replicas(found, is_clustered=clustered)) == expected
 
 
-@pytest.mark.parametrize("clustered", [True, False])
-def test_how_often_a_server_syncs_is_not_seen(*, clustered: bool) -> None:
-    found = nats.sync(is_clustered=clustered)
-    assert came_to(found) == UNSEEN
-    assert "sync_interval: always" in found.fix
+URL: Final = "http://n1:8222"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ((), UNSEEN),
+        ((Synced(URL, error="refused"),), UNSEEN),
+        ((Synced(URL, always=True),), OK),
+        ((Synced(URL, always=True), Synced(URL, error="refused")), OK),
+        ((Synced(URL, always=True), Synced(URL, seconds=120)), WARN),
+        ((Synced(URL),), WARN),
+    ],
+)
+def test_how_often_servers_sync(found: tuple[Synced, ...], expected: tuple[Level, int]) -> None:
+    verdict = nats.sync(found)
+    assert came_to(verdict) == expected
+    assert found or "sync_interval: always" in verdict.fix
 
 
 def right(outcome: Outcome, stream: str = "KV_k") -> Right:

@@ -219,10 +219,30 @@ def excess(found: Sequence[Right], *, role: Role, shares_account: bool, is_refus
     )
 
 
-def sync(*, is_clustered: bool) -> Verdict:
-    """Say what no client is told: how often servers sync to disk."""
-    where = "on each of them" if is_clustered else "on it"
-    return unseen(
-        "how often the NATS servers sync to disk is not visible to clients",
-        f"look for it {where}: jetstream {{ sync_interval: always }}",
-    )
+class Synced(NamedTuple):
+    """How often a server syncs to disk: each write (`always`), or every so many seconds. `error`: it did not say."""
+
+    url: str
+    always: bool = False
+    seconds: int | None = None
+    error: str = ""
+
+
+def sync(found: Sequence[Synced]) -> Verdict:
+    """Judge how often the servers sync to disk: no client is told, only who asks their monitoring endpoints."""
+    if not found:
+        return unseen(
+            "how often the NATS servers sync to disk is not visible to clients",
+            "look for jetstream { sync_interval: always } on each of them, or name their endpoints: --monitor URL",
+        )
+    return together(_synced(one) for one in found)
+
+
+def _synced(found: Synced) -> Verdict:
+    if found.error:
+        return unseen(f"{found.url}: {found.error}")
+    if found.always:
+        return fine(f"{found.url} syncs each write")
+    often = "" if found.seconds is None else f" every {found.seconds} s"
+    fix = "set jetstream { sync_interval: always } there: until it syncs, an acknowledged write is lost with the power"
+    return warning(f"{found.url} syncs only{often or ' now and then'}", fix)
