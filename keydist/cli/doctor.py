@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
@@ -15,9 +15,6 @@ from keydist.cli.render import print_json, print_line, print_styled
 from keydist.core.doctor.verdict import Finding, Level
 from keydist.errors import UsageError
 from keydist.services.status import worst
-
-if TYPE_CHECKING:
-    from keydist.doctor.run import Check
 
 _LABELS: Final = {Level.OK: "ok", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNSEEN: "-"}
 _COLOURS: Final = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "1;31", Level.UNSEEN: "2"}
@@ -46,44 +43,55 @@ def doctor(
 
     Example: keydist doctor tls permissions excess
     """
-
-    def work() -> int:
-        from keydist.doctor import run  # noqa: PLC0415 - 200 ms, and no other command looks at so much
-
-        checks = run.chosen(names or [])
-        if list_:
-            return _list(checks, as_json=as_json)
-        if token_file == STDIN:
-            raise UsageError("doctor looks at files, and standard input is none", fix="name the token's file")
-        if token_file is not None:
-            named(token_file, "--token-file")
-        found: list[Finding] = []
-
-        def told(finding: Finding) -> None:
-            found.append(finding)
-            if not as_json:
-                _show(finding)
-
-        run.run(
-            checks,
-            config_path=config,
-            token_file=token_file,
-            environ=os.environ,
-            monitors=monitor or (),
-            told=told,
-        )
-        code = worst(finding.verdict.exit_code for finding in found)
-        if as_json:
-            print_json({"checks": [finding.as_json() for finding in found], "healthy": not code})
-        else:
-            print_line(_closing(found))
-        return code
-
-    finish(work, as_json=as_json)
+    asked = Asked(tuple(names or ()), tuple(monitor or ()), config, token_file, as_json)
+    finish(lambda: _list(asked) if list_ else _examine(asked), as_json=as_json)
 
 
-def _list(checks: tuple[Check, ...], *, as_json: bool) -> int:
-    if as_json:
+class Asked(NamedTuple):
+    """What the command line asks for."""
+
+    names: tuple[str, ...]
+    monitors: tuple[str, ...]
+    config: str | None
+    token_file: str | None
+    as_json: bool
+
+
+def _examine(asked: Asked) -> int:
+    from keydist.doctor import run  # noqa: PLC0415 - 200 ms, and no other command looks at so much
+
+    if asked.token_file == STDIN:
+        raise UsageError("doctor looks at files, and standard input is none", fix="name the token's file")
+    if asked.token_file is not None:
+        named(asked.token_file, "--token-file")
+    found: list[Finding] = []
+
+    def told(finding: Finding) -> None:
+        found.append(finding)
+        if not asked.as_json:
+            _show(finding)
+
+    run.run(
+        run.chosen(asked.names),
+        config_path=asked.config,
+        token_file=asked.token_file,
+        environ=os.environ,
+        monitors=asked.monitors,
+        told=told,
+    )
+    code = worst(finding.verdict.exit_code for finding in found)
+    if asked.as_json:
+        print_json({"checks": [finding.as_json() for finding in found], "healthy": not code})
+    else:
+        print_line(_closing(found))
+    return code
+
+
+def _list(asked: Asked) -> int:
+    from keydist.doctor import run  # noqa: PLC0415 - as above
+
+    checks = run.chosen(asked.names)
+    if asked.as_json:
         print_json({"checks": [{"name": check.name, "about": check.about} for check in checks]})
     else:
         for check in checks:

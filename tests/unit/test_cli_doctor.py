@@ -170,6 +170,11 @@ def test_the_checks_are_listed_and_chosen_by_name(node: Examined) -> None:
     assert max(map(len, NAMES)) == command._WIDTH
 
 
+def test_a_token_on_standard_input_is_none_that_could_be_examined(node: Examined) -> None:
+    for path in ("-", ""):
+        assert node.run("doctor", "token", "--token-file", path, "--json").error["code"] == "usage"
+
+
 def test_every_check_is_explained(node: Examined) -> None:
     page = (ROOT / "docs/doctor.md").read_text(encoding="utf-8")
     assert re.findall(r"^### `([a-z-]+)`$", page, re.MULTILINE) == NAMES
