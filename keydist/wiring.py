@@ -120,7 +120,7 @@ def open_store(config: Config, *, seconds: float = _MOST_SECONDS) -> NatsKeysetS
     """Return the store of a node; it connects at its first request. Needs a running event loop."""
     from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415 - 100 ms, not needed from disk
 
-    return NatsKeysetStore(_connection(config, seconds), bucket=config.nats.bucket, entry=config.nats.entry)
+    return NatsKeysetStore(open_connection(config, seconds), bucket=config.nats.bucket, entry=config.nats.entry)
 
 
 def open_ports(config: Config, *, seconds: float = _MOST_SECONDS) -> OpenPorts:
@@ -129,7 +129,7 @@ def open_ports(config: Config, *, seconds: float = _MOST_SECONDS) -> OpenPorts:
     from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415
     from keydist.adapters.nats.trail import NatsTrailStream  # noqa: PLC0415
 
-    connection, names = _connection(config, seconds), config.nats
+    connection, names = open_connection(config, seconds), config.nats
     return OpenPorts(
         store=NatsKeysetStore(connection, bucket=names.bucket, entry=names.entry),
         records=NatsNodeRecords(connection, bucket=names.bucket),
@@ -216,7 +216,8 @@ def auditor(node: Machine, told: Callable[[KeydistError | None], None], waiting:
     return JournalAuditor(journal(node), node.clock, who, told, waiting)
 
 
-def _connection(config: Config, seconds: float) -> Connection:
+def open_connection(config: Config, seconds: float) -> Connection:
+    """Return a connection, which is made at its first request. Needs a running event loop."""
     from keydist.adapters.nats.connection import Connection, Server  # noqa: PLC0415 - not needed from disk
 
     server = Server(

@@ -38,7 +38,12 @@ class HookFiles(NamedTuple):
 
     def mark(self, event: Event) -> str:
         """Return what differs after each event of a kind."""
-        return self.kid if event == "key" else self.jwks_digest
+        return mark_of(event, kid=self.kid, jwks_digest=self.jwks_digest)
+
+
+def mark_of(event: Event, *, kid: str, jwks_digest: str) -> str:
+    """Return what a hook was told, once it was told of an event; see `HookFiles`."""
+    return kid if event == "key" else jwks_digest
 
 
 def argv_of(hook: Hook) -> tuple[str, ...]:

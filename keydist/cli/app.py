@@ -17,6 +17,7 @@ from keydist.cli import audit, config, jwe, jwt, key_changes, keys, node, policy
 from keydist.cli import bootstrap as bootstrap_command
 from keydist.cli import wait as wait_command
 from keydist.cli.command import ConfigOption, JsonOption, TokenOption, ask, finish, this_node
+from keydist.cli.doctor import doctor
 from keydist.cli.install import install
 from keydist.cli.no_jwt import NoJwtGroup
 from keydist.cli.render import fail, print_json, print_line, tell
@@ -180,6 +181,7 @@ def reset(
 
 
 app.command("status")(status)
+app.command("doctor")(doctor)
 app.command("audit")(audit.audit)
 app.command("install")(install)
 app.command("jwks")(keys.jwks)

@@ -36,6 +36,12 @@ def print_line(text: str) -> None:
     _print(printable(text))
 
 
+def print_styled(text: str, style: str) -> None:
+    """Print the beginning of a line on standard output; `style` is an SGR sequence's numbers, or empty."""
+    shown = printable(text)
+    _print(f"\x1b[{style}m{shown}\x1b[0m" if style else shown, end="")
+
+
 def print_bytes(data: bytes) -> None:
     """Print bytes on standard output, exactly these. Raises `DiskError`."""
     if sys.stdout is None:
@@ -95,9 +101,9 @@ def _never_again(stream: TextIO) -> None:
         os.close(null)
 
 
-def _print(text: str) -> None:
+def _print(text: str, *, end: str = "\n") -> None:
     try:
-        write(sys.stdout, f"{text}\n")
+        write(sys.stdout, f"{text}{end}")
     except OSError as exc:
         raise _unwritable(exc) from exc
 

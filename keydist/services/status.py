@@ -47,7 +47,7 @@ def worst(codes: Iterable[int]) -> int:
 async def standing(node: Node, local: Local, *alarms: KeydistError) -> Standing:
     """Compare a node with the store, by a read from the stream leader. Raises nothing of the store's."""
     seen = await node.observe(local, from_leader=True)
-    found = _alarm(local, seen)
+    found = difference(local, seen)
     alarms = (*local.alarms, *alarms, *((found,) if found else ()))
     return Standing(found=seen.found, alarms=with_following(alarms, local, node.demands))
 
@@ -121,7 +121,8 @@ def clock_behind(local: Local, now: int) -> tuple[KeydistError, ...]:
     )
 
 
-def _alarm(local: Local, seen: Observation) -> KeydistError | None:
+def difference(local: Local, seen: Observation) -> KeydistError | None:
+    """Return what is wrong where the store does not hold what this node holds, or nothing."""
     if seen.found is InStore.SAME:
         return None
     if seen.found is InStore.ACCEPTABLE:

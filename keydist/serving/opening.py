@@ -90,7 +90,7 @@ def open_serving(
         verifier=Verifier(disk, clock, node.tokens, demands=node.demands),
         policy=_mint_policy(config),
         insight=insight,
-        status=lambda: _status(node, insight),
+        status=lambda: _status(node, insight, report()),
         disbelieved=disbelieved,
         clock=clock,
     )
@@ -110,14 +110,17 @@ def open_serving(
     return Serving(Servers(tuple(served), clock=clock, log=log, prepare=prepare, places=places), signer)
 
 
-def _status(node: Machine, insight: Insight) -> Mapping[str, object]:
+def _status(node: Machine, insight: Insight, report: Report | None) -> Mapping[str, object]:
     present, config = insight.present, node.config
     if present is None:
         raise NotYetError("the agent has only just started", expected="an agent that runs", fix="try again")
     who = Who(node=config.node, role=config.role, cluster=config.cluster)
-    return node_facts(
+    facts = node_facts(
         who, present.local, present.notes(), found=present.found, alarms=present.alarms, now=node.clock.now()
     )
+    if report is not None:
+        facts["agent"] = {"version": report.version, "started": report.started, "looked": report.looked}
+    return facts
 
 
 def _socket(config: Config) -> UnixAddress:

@@ -38,9 +38,10 @@ class Nkey:
         self._sign = pair.sign
         self.public = pair.public_key.decode()
 
-    def issue(self, subject: Nkey, kind: str, **claims: object) -> str:
+    def issue(self, subject: Nkey, kind: str, *, expires: int | None = None, **claims: object) -> str:
         """Return a JWT of NATS about `subject`."""
-        body: dict[str, object] = {
+        body: dict[str, object] = {} if expires is None else {"exp": expires}
+        body |= {
             "iat": 1_700_000_000,
             "iss": self.public,
             "name": kind,
@@ -112,9 +113,9 @@ def trusting_operator() -> str:
     )
 
 
-def creds(user: Nkey, issuer: Nkey = ACCOUNT, seed: str | None = None) -> str:
+def creds(user: Nkey, issuer: Nkey = ACCOUNT, seed: str | None = None, *, expires: int | None = None) -> str:
     """Return a creds file as nsc writes it."""
-    jwt = issuer.issue(user, "user", subs=-1, data=-1, payload=-1)
+    jwt = issuer.issue(user, "user", expires=expires, subs=-1, data=-1, payload=-1)
     return (
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
         "************************* IMPORTANT *************************\n\n"
@@ -191,8 +192,11 @@ async def test_credentials_that_are_not_there(name: str, nats_server: EmbeddedSe
 # --- TLS ----------------------------------------------------------------------------------------
 
 
-def certificate(directory: Path, name: str) -> TlsConfig:
-    """Write a self-signed certificate for 127.0.0.1 with its key, usable by a server and by a client."""
+def certificate(directory: Path, name: str, *, days: int = 36_500) -> TlsConfig:
+    """Write a self-signed certificate for 127.0.0.1 with its key, usable by a server and by a client.
+
+    It is valid for so many days from the beginning of 2020.
+    """
     import ipaddress  # noqa: PLC0415
 
     key = ec.generate_private_key(ec.SECP256R1())
@@ -205,7 +209,7 @@ def certificate(directory: Path, name: str) -> TlsConfig:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=36_500))
+        .not_valid_after(start + dt.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, SHA256())

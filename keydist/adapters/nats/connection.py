@@ -90,6 +90,10 @@ class Connection:
             self._changed.set()
         return link
 
+    async def connect(self) -> None:
+        """Connect now, where it is not. Errors as `dial`."""
+        await self._linked()
+
     @property
     def is_clustered(self) -> bool:
         """Whether the connected server says that it is one of a cluster."""
@@ -135,6 +139,14 @@ class Connection:
         except KeydistError:
             self._let_back_off(link)
             raise
+
+    async def may_publish(self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None) -> bool | None:
+        """Tell whether this user may publish, without anything being delivered; see `Link`. Errors as `request`."""
+        return await (await self._linked()).may_publish(subject, payload, headers=headers)
+
+    async def may_hear(self, subject: str) -> bool:
+        """Tell whether this user may subscribe; see `Link`. Errors as `request`."""
+        return await (await self._linked()).may_hear(subject)
 
     def _let_back_off(self, link: Link) -> None:
         """Leave the loss to who was told of it by a failure: at a server that hangs up, it waits as long as it will."""

@@ -21,23 +21,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keydist.adapters.config import TlsConfig
-    from keydist.adapters.nats.connection import Server
 
 _MOST = 65_536
 
 
-def credential_options(server: Server) -> dict[str, Any]:
+def credential_options(*, creds_file: str | None, nkey_file: str | None) -> dict[str, Any]:
     """Return what `nats.connect` is told about who connects. Raises `ConfigError` where a file cannot be used."""
-    if server.creds_file is not None:
+    if creds_file is not None:
         from nats.aio.client import RawCredentials  # noqa: PLC0415 - few need it
 
-        text = _read(server.creds_file, "nats.creds_file")
-        _line_after(text, "BEGIN NATS USER JWT", server.creds_file)
-        _check_seed(_line_after(text, "BEGIN USER NKEY SEED", server.creds_file), server.creds_file)
+        text = read_file(creds_file, "nats.creds_file")
+        _line_after(text, "BEGIN NATS USER JWT", creds_file)
+        _check_seed(_line_after(text, "BEGIN USER NKEY SEED", creds_file), creds_file)
         return {"user_credentials": RawCredentials(text)}
-    if server.nkey_file is not None:
-        seed = _read(server.nkey_file, "nats.nkey_file").strip()
-        _check_seed(seed, server.nkey_file)
+    if nkey_file is not None:
+        seed = read_file(nkey_file, "nats.nkey_file").strip()
+        _check_seed(seed, nkey_file)
         return {"nkeys_seed_str": seed}
     return {}
 
@@ -46,11 +45,10 @@ def user_of(*, creds_file: str | None, nkey_file: str | None) -> str | None:
     """Return the public name of the user that the credentials are for; None without any, or where they do not say."""
     try:
         if creds_file is not None:
-            token = _line_after(_read(creds_file, "nats.creds_file"), "BEGIN NATS USER JWT", creds_file)
-            subject = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==")).get("sub")
+            subject = json.loads(base64.urlsafe_b64decode(jwt_in(creds_file).split(".")[1] + "==")).get("sub")
             return subject if isinstance(subject, str) else None
         if nkey_file is not None:
-            return public_nkey(_read(nkey_file, "nats.nkey_file"))
+            return public_nkey(read_file(nkey_file, "nats.nkey_file"))
     except Exception:  # noqa: BLE001 - whatever is wrong with them is told by who connects with them
         return None
     return None
@@ -74,7 +72,13 @@ def public_nkey(seed: str) -> str:
     return name
 
 
-def _read(path: str, name: str) -> str:
+def jwt_in(path: str) -> str:
+    """Return the JWT in a creds file, which holds no secret. Raises `ConfigError`."""
+    return _line_after(read_file(path, "nats.creds_file"), "BEGIN NATS USER JWT", path)
+
+
+def read_file(path: str, name: str) -> str:
+    """Return the text of a small file that a setting names. Raises `ConfigError`."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - as everywhere on the way to a start
             return file.read(_MOST).decode("ascii")

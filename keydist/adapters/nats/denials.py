@@ -56,6 +56,16 @@ class Denials:
         """Tell whether a subscription was denied."""
         return subject.lower() in self._subscribing
 
+    def is_publishing_denied(self, subject: str) -> bool:
+        """Tell whether publishing a subject was denied lately."""
+        asked = f'publish to "{subject.lower()}"'
+        return any(asked in text for text in self._publishing)
+
+    def is_reply_refused(self, reply: str) -> bool:
+        """Tell whether a message was refused for its reply subject alone, lately."""
+        asked = f'reply of "{reply.lower()}"'
+        return any(asked in text for text in self._publishing)
+
     @contextmanager
     def watched(self, subject: str) -> Iterator[asyncio.Event]:
         """Yield an event that is set where using `subject` is denied from now on; see `wake`."""

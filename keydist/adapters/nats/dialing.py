@@ -84,7 +84,7 @@ async def _connect(server: Server, client: Client, on_error: object, seconds: fl
         tls=context,
         # Without it a server that offers no TLS is talked to in clear, credentials included.
         tls_handshake_first=context is not None,
-        **credential_options(server),
+        **credential_options(creds_file=server.creds_file, nkey_file=server.nkey_file),
     )
     # Not sooner: the first server that fails would be the last one that is tried.
     client.options["allow_reconnect"] = False

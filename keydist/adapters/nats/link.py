@@ -11,7 +11,7 @@ import nats.errors
 from keydist.adapters.nats.answers import NOBODY
 from keydist.adapters.nats.denials import Denials
 from keydist.adapters.nats.dialing import dial, refused
-from keydist.adapters.nats.wire import close_client, first_of, heard_of, is_lost, reason_of, reply_of, tasks_of
+from keydist.adapters.nats.wire import close_client, first_of, heard_of, is_lost, reason_of, reply_of, settle, tasks_of
 from keydist.errors import StoreTimeoutError, UnreachableError
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 _MOST_PENDING: Final = 1000
 _MOST_PENDING_BYTES: Final = 4 * 1024 * 1024
 _GRACE_SECONDS: Final = 0.25
+_FLUSH_SECONDS: Final = 5
+_RESERVED: Final = "_R_.keydist-doctor"
+
+
+async def _unheard(_message: Msg) -> None:
+    """Take what nobody is to hear."""
 
 
 class _Answers:
@@ -78,6 +84,7 @@ class Link:
         self._on_end = on_end
         self._has_ended = False
         self._subscribed: set[str] = set()
+        self._tries = 0
         for task in tasks_of(client):
             task.add_done_callback(self._end)
 
@@ -165,6 +172,37 @@ class Link:
                 fix=f"try again; where it stays so, look for who asks {subject} all the time",
             )
         return tuple(answers.taken)
+
+    async def may_publish(self, subject: str, payload: bytes, *, headers: dict[str, str] | None) -> bool | None:
+        """Tell whether this user may publish a message, which goes to nobody; None where the server does not say.
+
+        Its reply subject is one that servers keep for themselves: they check the subject first, then refuse the reply,
+        and route nothing. Whoever is denied hears of the subject, whoever is allowed hears of the reply.
+        """
+        self._tries += 1
+        reply = f"{_RESERVED}.{self._tries}"
+        with self._denials.watched(subject):
+            try:
+                await self._client.publish(subject, payload, reply=reply, headers=headers)
+                await settle(self._client, seconds=_FLUSH_SECONDS)
+            except (nats.errors.Error, OSError) as exc:
+                self._raise_lost(exc)
+            if self._denials.is_publishing_denied(subject):
+                return False
+            return True if self._denials.is_reply_refused(reply) else None
+
+    async def may_hear(self, subject: str) -> bool:
+        """Tell whether this user may subscribe; what comes meanwhile is dropped."""
+        try:
+            subscription = await self._client.subscribe(subject, cb=_unheard)
+            try:
+                await settle(self._client, seconds=_FLUSH_SECONDS)
+            finally:
+                with suppress(nats.errors.Error):
+                    await subscription.unsubscribe()
+        except (nats.errors.Error, OSError) as exc:
+            self._raise_lost(exc)
+        return not self._denials.is_subscription_denied(subject)
 
     def _raise_denied_or_lost(self, subject: str) -> None:
         self._denials.raise_for(subject)

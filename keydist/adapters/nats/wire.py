@@ -109,6 +109,16 @@ async def close_client(client: Client) -> None:
         await asyncio.wait(left, timeout=_CLOSE_SECONDS)
 
 
+async def settle(client: Client, *, seconds: int) -> None:
+    """Return once the server has taken what was sent, and has said what it denies of it. Raises nats-py's errors.
+
+    Twice: nats-py writes the PING of `flush` ahead of commands that it has yet to write. When the first PONG comes
+    they are written, and the second is behind them.
+    """
+    await client.flush(timeout=seconds)
+    await client.flush(timeout=seconds)
+
+
 def _abort(client: Client) -> None:
     client._pending.clear()  # noqa: SLF001 - nowhere else; what was not sent is not sent any more
     client._pending_data_size = 0  # noqa: SLF001

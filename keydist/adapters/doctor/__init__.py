@@ -1,0 +1,1 @@
+"""What a doctor looks at on this machine; nothing here changes anything."""

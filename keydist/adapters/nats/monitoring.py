@@ -1,0 +1,59 @@
+"""How often a NATS server syncs to disk, by its monitoring endpoint: one GET of `/varz`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from keydist.adapters.nats.wire import reason_of
+from keydist.core.doctor.nats import Synced
+from keydist.errors import UsageError
+
+_SECONDS: Final = 3.0
+_MOST: Final = 1 << 20
+_NANOSECONDS: Final = 1_000_000_000
+_OK: Final = 200
+
+
+def check_url(url: str) -> str:
+    """Return an address of a monitoring endpoint. Raises `UsageError` for anything else."""
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+        is_good = is_good and "@" not in parts.netloc and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise UsageError(
+            "--monitor is no address of a monitoring endpoint",
+            expected="http://HOST:8222, as http: or monitor_port: in the server's configuration has it",
+            found=ascii(url[:80]) if "@" not in url else "text that is not shown",
+            fix="name one server's endpoint; the option may be repeated",
+        )
+    return url.rstrip("/")
+
+
+def synced(url: str) -> Synced:
+    """Return how often a server syncs to disk, as far as its endpoint says so. Raises nothing of the network's."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
+    try:
+        connection.request("GET", f"{parts.path}/varz")
+        with connection.getresponse() as answer:
+            status, raw = answer.status, answer.read(_MOST)
+        if status != _OK:
+            return Synced(url, error=f"status {status}")
+        told: Any = json.loads(raw)
+        config = told["jetstream"]["config"]
+        always, interval = config.get("sync_always") is True, config.get("sync_interval")
+    except OSError as exc:
+        return Synced(url, error=reason_of(exc))
+    except (http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Synced(url, error="no answer of a nats-server with JetStream")
+    finally:
+        connection.close()
+    seconds = interval // _NANOSECONDS if type(interval) is int and interval > 0 else None
+    return Synced(url, always=always, seconds=seconds)

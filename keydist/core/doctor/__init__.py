@@ -1,0 +1,1 @@
+"""How a doctor judges what was seen of a node: pure, from values."""
