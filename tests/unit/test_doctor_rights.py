@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from integration.accounts import OPERATOR, write_users
+from integration.accounts import write_users
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats import link, rights
 from keydist.adapters.nats.accounts import FLEET, KEYS, accounts
@@ -27,6 +27,7 @@ from keydist.core.doctor.nats import Outcome, Right
 from keydist.core.doctor.verdict import Level
 from keydist.core.restart import Role
 from tests.settled import settled
+from tests.unit.nats_users import ADMIN, write_user
 
 StartServer = Callable[..., EmbeddedServer]
 
@@ -97,6 +98,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - a tree of JSON
 def site_of(directory: Path, change: Callable[[dict[str, Any]], None]) -> Site:
     users = write_users(directory / "keys", leaders=["lead-1"], followers=["a"])
     made = plain(accounts(users, USE))
+    made[KEYS]["users"].append({"nkey": write_user(directory / "keys", f"{ADMIN}.nk").nkey})
     change(made)
     server = EmbeddedServer(directory / "nats", extra=f"accounts: {json.dumps(made)}")
     server.start()
@@ -130,7 +132,7 @@ def connect(site: Site, name: str) -> Connection:
 
 async def prepare(site: Site) -> dict[str, Any]:
     """Make the streams, store a key, and return what each stream holds."""
-    operator, leader = connect(site, OPERATOR), connect(site, "lead-1")
+    operator, leader = connect(site, ADMIN), connect(site, "lead-1")
     try:
         await NatsKeysetStore(operator, bucket="keydist", entry="signing-key").create_bucket()
         await NatsNodeRecords(operator, bucket="keydist").create_bucket()
@@ -367,7 +369,7 @@ async def test_even_if_it_were_delivered_it_would_do_nothing(
 
     site = make_site(change)
     before = await prepare(site)
-    operator = connect(site, OPERATOR)
+    operator = connect(site, ADMIN)
     try:
         for _ in range(2):
             reply = await operator.request(probe.subject, probe.payload, headers=probe.headers)
