@@ -75,11 +75,12 @@ def _archived(root: Directory, name: str, mode: int) -> Floor | None:
 
 
 def ever_revoked(root: Directory, *, mode: int) -> frozenset[str]:
-    """Return the kids that this node has seen revoked, as far as anything but its floor says so."""
-    found: set[str] = set()
-    with suppress(KeydistError):  # what cannot be read keeps no node from its keyset
-        found |= {name.removesuffix(REVOKED) for name in _entries(root, "public", mode) if _marks(name)}
-    with suppress(KeydistError):
+    """Return the kids that this node has seen revoked, as far as anything but its floor says so.
+
+    Raises `DiskError` and the errors of unsafe files.
+    """
+    found = {name.removesuffix(REVOKED) for name in _entries(root, "public", mode) if _marks(name)}
+    with suppress(MalformedError):
         notes = parse_notes(root.read("seen.json", most=_MOST) or b"")
         found |= {kid for kid, states in notes.keys.items() if State.REVOKED.value in states}
     return frozenset(found)

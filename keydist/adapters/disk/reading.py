@@ -94,9 +94,10 @@ def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...], k
         gone = _damaged(root, layout, _gone(root, floor), floor, alarms)
         return gone._replace(stamp=seen_stamp, quarantine=False)
     if floor is None:
-        floor = raised_floor(None, held, revoked=ever_revoked(root, mode=layout.directory_mode))
-        if not alarms:
-            alarms = (RebuiltFloorError("the floor is missing", fix="it is rebuilt from the live keyset"),)
+        revoked, unread = _ever_revoked(root, layout)
+        floor = raised_floor(None, held, revoked=revoked)
+        rebuilt = RebuiltFloorError("the floor is missing", fix="it is rebuilt from the live keyset")
+        alarms = (alarms or (rebuilt,)) + unread
     damage = not_on_floor(floor, held)
     if damage is not None and not _was_chosen(root, held):
         return Local(floor=floor, damage=damage, alarms=alarms, stamp=seen_stamp)
@@ -107,6 +108,13 @@ def _load(root: Directory, layout: Layout, tokens: tuple[BootstrapToken, ...], k
         confirmation=confirmation,
         stamp=seen_stamp,
     )
+
+
+def _ever_revoked(root: Directory, layout: Layout) -> tuple[frozenset[str], tuple[KeydistError, ...]]:
+    try:
+        return ever_revoked(root, mode=layout.directory_mode), ()
+    except DiskError as exc:  # a disk that cannot tell this keeps no node from its keyset
+        return frozenset(), (exc,)
 
 
 def _damaged(
