@@ -350,7 +350,7 @@ FOLLOWER, LEADER = Role.FOLLOWER, Role.LEADER
         (Outcome.DENIED, FOLLOWER, False, True, OK),
         (Outcome.ALLOWED, FOLLOWER, False, True, (FAIL, 77)),
         (Outcome.DENIED, FOLLOWER, True, True, (FAIL, 77)),
-        (Outcome.DENIED, LEADER, True, True, OK),
+        (Outcome.DENIED, LEADER, True, True, WARN),
         (Outcome.ALLOWED, LEADER, True, True, WARN),
         (Outcome.DENIED, FOLLOWER, False, False, UNSEEN),
     ],
