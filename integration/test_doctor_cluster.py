@@ -84,10 +84,10 @@ def test_with_one_server_down_the_store_answers_and_the_copies_are_told(cluster:
 
 
 def test_too_few_copies_are_a_failure(tmp_path: Path) -> None:
-    with Cluster(tmp_path, leaders=["lead-1"], followers=[], sync_interval="always") as thin:
-        asyncio.run(thin.make_buckets(replicas=1))
-        thin.node("lead-1").run()
-        found = examine(thin, "lead-1", "replicas")["replicas"]
+    with Cluster(tmp_path, leaders=["lead-1"], followers=[]) as few:
+        asyncio.run(few.make_buckets(replicas=1))
+        few.node("lead-1").run()
+        found = examine(few, "lead-1", "replicas")["replicas"]
     assert found["level"] == "fail"
     assert "KV_keydist-nodes" in found["detail"]
     assert "--replicas 3" in found["fix"]
