@@ -48,7 +48,7 @@ async def ensure_stream(
 
     `replicas`: None makes three in a cluster, else one. Raises `ConfigError` where the cluster cannot hold them.
     """
-    info = parse_answer(await connection.request(f"$JS.API.STREAM.INFO.{name}"))
+    info = parse_answer(await connection.read(f"$JS.API.STREAM.INFO.{name}"))
     if error_code(info) != NO_STREAM:
         raise_error(info)
         found = info.get("config")

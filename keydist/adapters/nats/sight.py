@@ -50,7 +50,7 @@ async def describe_stream(
 ) -> Described:
     """Return how a stream is kept. Raises `ForbiddenError` where this user may not ask, and as `request`."""
     sent, began = clock.stamp(), clock.monotonic()
-    reply = await connection.request(f"$JS.API.STREAM.INFO.{name}")
+    reply = await connection.read(f"$JS.API.STREAM.INFO.{name}")
     info = parse_answer(reply)
     offset = _offset(info.get("ts"), sent=sent, took=clock.monotonic() - began)
     if error_code(info) == NO_STREAM:

@@ -54,7 +54,7 @@ class NatsKeysetStore:
         return await (self._read_leader() if from_leader else self._read_direct())
 
     async def _read_direct(self) -> Stored | Absent:
-        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
+        reply = await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
         if is_stored(reply):
             return _entry(reply.data, reply.headers, sequence(reply.headers["Nats-Sequence"]))
         if reply.status in (NOT_FOUND, NOBODY):
@@ -80,12 +80,12 @@ class NatsKeysetStore:
 
     async def _ask_leader(self, query: bytes) -> Reply:
         try:
-            return await self._connection.request(self._leader_read, query)
+            return await self._connection.read(self._leader_read, query)
         except ForbiddenError as forbidden:
             # Followers with an account of their own may read from the leader under this name only.
             other = streams.FOLLOWERS_READ if self._leader_read != streams.FOLLOWERS_READ else self._stream_read
             try:
-                reply = await self._connection.request(other, query)
+                reply = await self._connection.read(other, query)
             except ForbiddenError:
                 raise forbidden from None
             if reply.status == NOBODY:  # not a follower's account: what it was denied is the matter
@@ -100,7 +100,7 @@ class NatsKeysetStore:
         """
         query = json.dumps({"subjects_filter": self._subject}).encode()
         try:
-            reply = await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", query)
+            reply = await self._connection.read(f"$JS.API.STREAM.INFO.{self._stream}", query)
         except ForbiddenError:
             return Absent(why=Absence.UNKNOWN)
         info = parse_answer(reply)
