@@ -30,6 +30,7 @@ FOLLOWERS: Final = ("f-1", "f-2", "f-3", "f-4")
 _QUIET: Final = 60
 _MOST: Final = 30
 """So many seconds longer than it must a cut may last until there was a rotation."""
+_STALE: Final = 6
 _HEALED: Final = 5.0
 _ELECTED: Final = 15.0
 # A look begins 4/3 s after the last one at the latest, and 3 s later nobody has answered it, nor a ping; the rest is
@@ -40,11 +41,16 @@ pytestmark = pytest.mark.timeout(200)
 
 
 class Part(NamedTuple):
-    """Who is cut off; `rotates`: the rest can and must rotate meanwhile; `elects`: NATS elects, then or after it."""
+    """Who is cut off; `rotates`: the rest can and must rotate meanwhile; `elects`: NATS elects, then or after it.
+
+    `is_stale`: agents are cut off with a leader of the stream that was deposed, and goes on answering them for some
+    ten seconds. R is 0 here: so it is healed before a key signs that was published since.
+    """
 
     hosts: Callable[[Parted], tuple[str, ...]]
     rotates: bool = True
     elects: bool = False
+    is_stale: bool = False
 
 
 def island(parted: Parted) -> tuple[str, ...]:
@@ -57,7 +63,7 @@ PARTS: Final = {
     "the acting leader": Part(lambda parted: (parted.acting_leader(),)),
     "the stream leader": Part(lambda parted: (parted.stream_leader(),), elects=True),
     "two of three servers": Part(lambda _: SERVERS[:2], rotates=False, elects=True),
-    "a server with agents": Part(island, elects=True),
+    "a server with agents": Part(island, elects=True, is_stale=True),
 }
 MORE: Final = {
     "all leaders": Part(lambda _: LEADERS, rotates=False),
@@ -115,7 +121,8 @@ def test_a_part_is_cut_off_and_healed(
         has_rotated = not part.rotates or any(parted.rotations_since(began + 1, leading))
         return has_rotated and all(one.poll() is not None for one in asked.values())
 
-    made = parted.cut(*hosts, until=is_enough, least=seconds, most=seconds + _MOST)
+    least = min(seconds, _STALE) if part.is_stale else seconds
+    made = parted.cut(*hosts, until=is_enough, least=least, most=least + _MOST)
     meanwhile = applications.look().pairs.copy()
     parted.wait_converged(made, patience=2 * _ELECTED)
     print(f"{name}: {made}")
