@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration bench fuzz lint lock deb clean
+.PHONY: help demo test test-all pytest integration partitions bench fuzz lint lock deb clean
 .SILENT:
 
 DEMO = .venv
@@ -72,6 +72,11 @@ pytest: ## all tests on one Python; PYTHON=python3.13 SUITE=tests/unit ARGS="-k 
 
 integration: ## only the tests with real servers and processes
 	$(MAKE) pytest SUITE=integration
+
+partitions: ## every part of a cluster cut off, ROUNDS=3 times for SECONDS=8 (5,20) seconds; as root
+	$(call environment,$(TEST),requirements/test.txt)
+	KEYDIST_TEST_PARTITIONS=$(or $(ROUNDS),3) KEYDIST_TEST_PARTITION_SECONDS=$(or $(SECONDS),8) \
+		$(TEST)/bin/python -m pytest -s integration/test_partition.py integration/test_partition_idle.py $(ARGS)
 
 bench: ## the measurements
 	$(call environment,$(TEST),requirements/test.txt)

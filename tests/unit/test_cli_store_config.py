@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import ssl
 import stat
 from collections.abc import Callable
@@ -86,6 +87,15 @@ def test_without_client_certificates_clients_are_not_asked_for_one_but_servers_a
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+def test_servers_give_up_a_peer_that_is_cut_off_before_long(node: CliNode, out: Path) -> None:
+    """By default it takes minutes, and until then a part of all direct gets goes to it."""
+    node.run("store", "config", "--out", str(out), *NAMED, "--server", "n1", "--server", "n2")
+    for name in ("n1", "n2"):
+        cluster = (out / name / "nats-server.conf").read_text("utf-8").partition("cluster: {")[2]
+        found = dict(re.findall(r'^  (ping_\w+): "?(\d+)', cluster, re.MULTILINE))
+        assert int(found["ping_interval"]) * (int(found["ping_max"]) + 1) <= 6
 
 
 def test_only_the_configurations_are_written_unless_seeds_are_asked_for(node: CliNode, out: Path) -> None:

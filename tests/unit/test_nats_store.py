@@ -223,6 +223,8 @@ class _Echo:
     async def request(self, *_args: object, **_named: object) -> Reply:
         return self._reply
 
+    read = request
+
 
 @given(
     data=_answers,

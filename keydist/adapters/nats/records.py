@@ -138,7 +138,7 @@ class NatsNodeRecords:
                 found[name] = record
 
     async def _read(self, name: str) -> bytes | None:
-        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(name)}")
+        reply = await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(name)}")
         if is_stored(reply):
             return _record(reply)
         if reply.status == NOT_FOUND:  # removed meanwhile

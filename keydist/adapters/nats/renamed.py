@@ -26,10 +26,10 @@ class Renamed:
     async def ask(self, query: bytes = b"") -> Reply:
         """Ask, and return the answer. Raises `ForbiddenError` where neither name may be used, and as `request`."""
         try:
-            return await self._connection.request(self._name, query)
+            return await self._connection.read(self._name, query)
         except ForbiddenError as forbidden:
             try:
-                reply = await self._connection.request(self._other, query)
+                reply = await self._connection.read(self._other, query)
             except ForbiddenError:
                 raise forbidden from None
             if reply.status == NOBODY:  # nothing is imported: what was denied is the matter

@@ -13,6 +13,8 @@ SYNCED: Final = "always"
 _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 10
+_PING_SECONDS: Final = 2
+_UNANSWERED: Final = 2
 
 _HEAD: Final = """\
 # nats-server for keydist, written by: keydist store config
@@ -100,6 +102,10 @@ def _cluster(place: ServerPlace, name: str, tls: ServerFiles | None) -> dict[str
         "listen": place.route_listen,
         "routes": [f"{scheme}://{route}" for route in place.routes],
         "no_advertise": Because(True, "keydist dials the servers that it was given, and no others"),  # noqa: FBT003
+        "ping_interval": Because(
+            f"{_PING_SECONDS}s", "a cut-off peer is given up within 6 s, not minutes: until then it is sent direct gets"
+        ),
+        "ping_max": _UNANSWERED,
     }
     if tls is not None:
         cluster["tls"] = Because(

@@ -55,7 +55,7 @@ class NatsKeysetStore:
         return await (self._read_leader() if from_leader else self._read_direct())
 
     async def _read_direct(self) -> Stored | Absent:
-        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
+        reply = await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
         if is_stored(reply):
             return _entry(reply.data, reply.headers, sequence(reply.headers["Nats-Sequence"]))
         if reply.status in (NOT_FOUND, NOBODY):
