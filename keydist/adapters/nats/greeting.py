@@ -81,6 +81,11 @@ def _first_words(host: str, port: int, seconds: float) -> dict[str, Any] | None:
             if not part:
                 break
             said += part
+    return _members(said)
+
+
+def _members(said: bytes) -> dict[str, Any]:
+    """Return the members of INFO, as far as what was said is one."""
     verb, _, rest = said.partition(b"\r\n")[0].partition(b" ")
     if verb != b"INFO":
         return {}

@@ -15,6 +15,7 @@ _SECONDS: Final = 3.0
 _MOST: Final = 1 << 20
 _NANOSECONDS: Final = 1_000_000_000
 _OK: Final = 200
+_NOT_ONE: Final = "no answer of a nats-server with JetStream"
 
 
 def check_url(url: str) -> str:
@@ -44,16 +45,22 @@ def synced(url: str) -> Synced:
         connection.request("GET", f"{parts.path}/varz")
         with connection.getresponse() as answer:
             status, raw = answer.status, answer.read(_MOST)
-        if status != _OK:
-            return Synced(url, error=f"status {status}")
+    except OSError as exc:
+        return Synced(url, error=reason_of(exc))
+    except (http.client.HTTPException, ValueError):
+        return Synced(url, error=_NOT_ONE)
+    finally:
+        connection.close()
+    return Synced(url, error=f"status {status}") if status != _OK else _told(url, raw)
+
+
+def _told(url: str, raw: bytes) -> Synced:
+    """Return what an answer says of it."""
+    try:
         told: Any = json.loads(raw)
         config = told["jetstream"]["config"]
         always, interval = config.get("sync_always") is True, config.get("sync_interval")
-    except OSError as exc:
-        return Synced(url, error=reason_of(exc))
-    except (http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Synced(url, error="no answer of a nats-server with JetStream")
-    finally:
-        connection.close()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Synced(url, error=_NOT_ONE)
     seconds = interval // _NANOSECONDS if type(interval) is int and interval > 0 else None
     return Synced(url, always=always, seconds=seconds)
