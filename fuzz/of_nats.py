@@ -236,9 +236,12 @@ _CREDS: Final = f"""\
 {_SEED}
 ------END USER NKEY SEED------
 """.encode()
-_CERTIFICATE: Final = x509.load_pem_x509_certificate(
-    authority("servers", key=None, certificate=None, now=NOW).certificate
-).public_bytes(Encoding.DER)
+_CERTIFICATE, _LASTING = (
+    x509.load_pem_x509_certificate(authority("servers", key=None, certificate=None, now=now).certificate).public_bytes(
+        Encoding.DER
+    )
+    for now in (NOW, 2 * NOW)  # years are written in two digits up to 2049, then in four
+)
 
 TARGETS: Final[dict[str, Target]] = {
     "wire": Target(
@@ -292,6 +295,6 @@ TARGETS: Final[dict[str, Target]] = {
         ),
     ),
     "creds": Target(_creds, (_CREDS,), refused=(_SEED.encode(),)),
-    "certificate": Target(_certificate, (_CERTIFICATE,)),
+    "certificate": Target(_certificate, (_CERTIFICATE, _LASTING)),
     "addresses": Target(as_text(_address), (b"nats://h:4222\ntls://[::1]",), refused=(b"http://127.0.0.1:8222",)),
 }

@@ -49,8 +49,8 @@ def term_of_authorities(path: str, setting: str) -> Term:
 
 def _terms(path: str, setting: str) -> list[Term]:
     try:
-        found = x509.load_pem_x509_certificates(read_file(path, setting).encode("ascii"))
-    except ValueError:
+        found = [_term(one) for one in x509.load_pem_x509_certificates(read_file(path, setting).encode("ascii"))]
+    except ValueError:  # of the file, or of a date that no calendar has
         found = []
     if not found:
         raise ConfigError(
@@ -58,7 +58,7 @@ def _terms(path: str, setting: str) -> list[Term]:
             expected="PEM",
             fix=f"put the file there, or correct {setting}",
         )
-    return [_term(one) for one in found]
+    return found
 
 
 def term_of_der(der: bytes) -> Term | None:
