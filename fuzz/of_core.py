@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Final
 
-from fuzz.target import Target, as_text
+from fuzz.target import Target, as_text, each
 from keydist.core import crypto
 from keydist.core.accept import accept
 from keydist.core.audit import Link, mint_of
@@ -21,7 +21,7 @@ from keydist.core.look_into import look_into
 from keydist.core.own_jwt import own_jwt
 from keydist.core.plaintext import parse_keyset, serialise_keyset
 from keydist.core.record import RECORD_TYPE, open_record
-from keydist.core.strict import parse_object, serialise
+from keydist.core.strict import b64url_decode, b64url_encode, parse_object, serialise
 from keydist.core.token import format_token, parse_token_file
 from keydist.errors import KeydistError
 from tests.material import (
@@ -99,6 +99,25 @@ def _jwe(raw: bytes) -> None:
     assert raw == _sealed_jwe(), "nobody else can encrypt"
 
 
+def _signed_header(raw: bytes) -> None:
+    """Verify a JWT with any header: of one who holds the key, and means harm."""
+    signed = f"{b64url_encode(raw)}.{b64url_encode(serialise(CLAIMS))}"
+    signature = crypto.sign(private_key("A"), KEY.alg, signed.encode())
+    parsed = parse_compact(f"{signed}.{b64url_encode(signature)}")
+    check_signature(parsed, private_key("A").public_key(), alg=KEY.alg, typ="JWT")
+    assert json.loads(raw) == {"alg": KEY.alg, "kid": parsed.header.kid, "typ": "JWT"}
+
+
+def _envelope_header(raw: bytes) -> None:
+    sealed = parse_envelope(HELD.envelope)
+    parse_envelope(compact_jwe(b64url_encode(raw).encode(), sealed.iv, sealed.sealed))
+
+
+def _jwe_header(raw: bytes) -> None:
+    parts = parse_jwe(_sealed_jwe()).parts
+    parse_jwe(compact_jwe(b64url_encode(raw).encode(), parts.iv, parts.sealed))
+
+
 @cache
 def _sealed_jwe() -> bytes:
     return encrypt_jwe(b'{"a":1}', ENC, iv=noise("iv", 12)).encode()
@@ -136,6 +155,12 @@ TARGETS: Final[dict[str, Target]] = {
     "jws": Target(_jws, (JWT.encode(),)),
     "claims": Target(_claims, (serialise(CLAIMS),)),
     "look into": Target(as_text(_look), (JWT.encode(),)),
+    "headers": Target(
+        each(_signed_header, _envelope_header, _jwe_header),
+        tuple(
+            b64url_decode(part.partition(b".")[0], "a header") for part in (JWT.encode(), HELD.envelope, _sealed_jwe())
+        ),
+    ),
     "jwe": Target(_jwe, (_sealed_jwe(),)),
     "envelope": Target(_accept, tuple(held.envelope for held in chain(2))),
     "keyset": Target(_keyset, (HELD.plaintext,)),

@@ -174,7 +174,8 @@ TARGETS: Final[dict[str, Target]] = {
         ),
     ),
     "times": Target(
-        as_text(_time), (b"+30d", b"2026-03-01T12:00:00Z", b"1800000000", b"15m", b"0", b"rotate_every=14d")
+        as_text(_time),
+        (b"+30d", b"2026-03-01T12:00:00Z", b"1800000000", b"15m", b"0", b"rotate_every=14d\nmax_tokens_per_key=5"),
     ),
     "store config": Target(as_text(_store_config), (b"0.0.0.0:4222", b"{host}:4222"), refused=(b"a=h:1\nb",)),
     "credential": Target(parse_address, (b"\0adf9d86b6eda275e/unit/foobar.service/signing-key",)),

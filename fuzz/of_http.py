@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from fuzz.nats_client import LOOP
+from fuzz.nats_client import LOOP, run
 from fuzz.of_core import JWT
 from fuzz.target import Target
 from keydist.adapters.http.guard import Crowd, Limits
@@ -32,6 +32,7 @@ _GONE_SECONDS: Final = 3600.0
 """By then every deadline of a connection is over; on this loop it takes no time."""
 _BYTES: Final = 256
 _UNREADY: Final = b"503"
+_LENGTH: Final = b"Content-Length: *"
 
 
 class _Socket:
@@ -116,6 +117,7 @@ async def _talk(app: App, family: int, parts: tuple[bytes, bytes], *, half_close
     await asyncio.sleep(1)
     assert transport.is_closing(), "every connection comes to its end"
     assert not crowd.state.tasks, "nobody is left who answers"
+    assert not crowd._open, "nobody is left who takes a place"
     return transport.written
 
 
@@ -123,9 +125,9 @@ def _http(number: int, family: int, raw: bytes) -> None:
     """Say an input to an application: its first byte is where it is cut, and whether the client's side is closed."""
     failures = list[dict[str, Any]]()
     LOOP.set_exception_handler(lambda _loop, context: failures.append(context))
-    node, how, said = _node(), raw[0] if raw else 0, raw[1:]
+    node, how, said = _node(), raw[0] if raw else 0, _measured(raw[1:])
     cut = len(said) * how // _BYTES
-    written = LOOP.run_until_complete(_talk(_apps()[number], family, (said[:cut], said[cut:]), half_close=how % 2 == 1))
+    written = run(_talk(_apps()[number], family, (said[:cut], said[cut:]), half_close=how % 2 == 1))
     assert not failures, failures[0]
     assert not node.journal.named("request-failed"), "no request is a defect"
     for piece in written:
@@ -133,6 +135,12 @@ def _http(number: int, family: int, raw: bytes) -> None:
             assert piece[9:12] == _UNREADY, "no request makes it fail"
     for kept in (node.journal.events, node.minted.expiries, node.trail.mints, node.disbelieved):
         kept.clear()
+
+
+def _measured(said: bytes) -> bytes:
+    """Return a request whose body is as long as it says, where it leaves that open."""
+    head, mark, rest = said.partition(_LENGTH)
+    return head + b"Content-Length: %d" % len(rest.partition(b"\r\n\r\n")[2]) + rest if mark else said
 
 
 class _Said(http.client.HTTPConnection):
@@ -186,7 +194,7 @@ def _remote(raw: bytes) -> None:
 
 
 def _request(line: str, body: bytes = b"", *headers: str) -> bytes:
-    length = (f"Content-Length: {len(body)}",) if body else ()
+    length = (_LENGTH.decode(),) if body else ()
     return "\r\n".join((f"{line} HTTP/1.1", "Host: localhost", *headers, *length, "", "")).encode() + body
 
 
@@ -199,7 +207,7 @@ _VERIFY: Final = f'{{"jwt":"{JWT}","audience":"a","issuer":"{ISSUER}","leeway":5
 _SOCKET: Final = (
     _request("POST /v1/mint", _MINT),
     _request("POST /v1/verify", _VERIFY, "Connection: close"),
-    _request("POST /v1/refresh", b"{}") + _request("GET /v1/status") + _request("GET /v1/jwks"),
+    _request("GET /v1/status") + _request("GET /v1/jwks") + _request("POST /v1/refresh", b"{}"),
     _request("POST /v1/mint", b"", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n",
     _request("POST http://localhost/v1/refresh", b"{}", "Expect: 100-continue"),
 )

@@ -8,15 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 import nats.errors
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from fuzz.nats_client import ENDS, NODE, Answering, ReadingClient, replies, run
-from fuzz.target import Target, as_file, as_text
+from fuzz.target import Target, as_text
 from keydist.adapters.clock import SystemClock
-from keydist.adapters.config_schema import _parse_servers
-from keydist.adapters.dev_pki import authority
-from keydist.adapters.nats import credentials, expiry, greeting, monitoring, probe
 from keydist.adapters.nats.answers import parse_answer
 from keydist.adapters.nats.denials import Denials
 from keydist.adapters.nats.records import MAX_RECORD, NatsNodeRecords
@@ -26,9 +21,7 @@ from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.adapters.nats.trail import NatsTrailStream
 from keydist.adapters.nats.wire import Heard, Reply, heard_of, reason_of, reply_of
 from keydist.core.entry import Absence, Absent
-from keydist.core.strict import b64url_encode
 from keydist.errors import ForbiddenError, KeydistError
-from tests.material import NOW, noise
 
 if TYPE_CHECKING:
     from keydist.adapters.nats.connection import Connection
@@ -154,44 +147,6 @@ def _denial(text: str) -> None:
             assert subject.lower() in text.lower() or denials.are_of_inbox
 
 
-def _greeting(raw: bytes) -> None:
-    assert isinstance(greeting._members(raw), dict)
-    seconds = monitoring._told("http://127.0.0.1:8222", raw).seconds
-    assert seconds is None or seconds >= 0
-
-
-def _creds(raw: bytes) -> None:
-    path = as_file(raw)
-    credentials.user_of(creds_file=path, nkey_file=None)
-    credentials.user_of(creds_file=None, nkey_file=path)
-    for made in ({"creds_file": path, "nkey_file": None}, {"creds_file": None, "nkey_file": path}):
-        with suppress(KeydistError):
-            credentials.credential_options(**made)
-    expiry.term_of_creds(path)
-
-
-def _certificate(raw: bytes) -> None:
-    """Read the times of a certificate as a server shows it, and of the same in a file."""
-    text = base64.encodebytes(raw).decode()
-    path = as_file(f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n".encode())
-    seen = expiry.term_of_der(raw)
-    with suppress(KeydistError):
-        assert expiry.term_of_chain(path, "nats.tls.cert_file") == seen
-        expiry.term_of_authorities(path, "nats.tls.ca_file")
-
-
-def _address(text: str) -> None:
-    """Take addresses apart that a configuration may have, and those of monitoring endpoints."""
-    with suppress(KeydistError):
-        monitoring.check_url(text)
-    for url in _parse_servers(text.split("\n")):
-        host, port = greeting.address_of(url)
-        assert host
-        assert 0 < port < 65_536
-        greeting.is_local(url)
-        probe._numeric(url)
-
-
 def _told(data: object, *headers: str) -> bytes:
     body = data if isinstance(data, bytes) else json.dumps(data).encode()
     return "\r\n".join(("NATS/1.0", *headers, "", "")).encode() + body
@@ -223,25 +178,6 @@ def _several(first: bytes, *parts: object) -> bytes:
 def _framed(head: bytes, data: bytes) -> bytes:
     return b"HMSG s 1 _INBOX.x %d %d\r\n%s%s\r\n" % (len(head), len(head) + len(data), head, data)
 
-
-_SEED: Final = credentials.new_seed(lambda size: noise("user", size))
-_JWT: Final = ".".join(
-    b64url_encode(json.dumps(part).encode()) for part in ({"typ": "JWT"}, {"sub": "U", "exp": NOW}, {})
-)
-_CREDS: Final = f"""\
------BEGIN NATS USER JWT-----
-{_JWT}
-------END NATS USER JWT------
------BEGIN USER NKEY SEED-----
-{_SEED}
-------END USER NKEY SEED------
-""".encode()
-_CERTIFICATE, _LASTING = (
-    x509.load_pem_x509_certificate(authority("servers", key=None, certificate=None, now=now).certificate).public_bytes(
-        Encoding.DER
-    )
-    for now in (NOW, 2 * NOW)  # years are written in two digits up to 2049, then in four
-)
 
 TARGETS: Final[dict[str, Target]] = {
     "wire": Target(
@@ -287,14 +223,4 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "stream": Target(_stream, (_several(b"", _INFO, _GOT), _several(b"", _ERROR, _NOTHING, _GOT))),
     "denial": Target(as_text(_denial), (_DENIAL, b'Permissions Violation for Subscription to "_INBOX_n1.x"')),
-    "greeting": Target(
-        _greeting,
-        (
-            b'INFO {"server_id":"x","tls_required":true,"tls_available":true}\r\n',
-            b'{"jetstream":{"config":{"sync_interval":120000000000,"sync_always":true}}}',
-        ),
-    ),
-    "creds": Target(_creds, (_CREDS,), refused=(_SEED.encode(),)),
-    "certificate": Target(_certificate, (_CERTIFICATE, _LASTING)),
-    "addresses": Target(as_text(_address), (b"nats://h:4222\ntls://[::1]",), refused=(b"http://127.0.0.1:8222",)),
 }

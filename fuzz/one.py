@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Final
 
 import atheris  # type: ignore[import-untyped]
 
+from fuzz.words import swapped
+
 _GUIDES: Final = ("keydist", "fuzz", "nats", "h11", "uvicorn", "starlette", "yaml")
 """Whose branches guide the fuzzer: keydist's, and those of what reads for it."""
 _MOST: Final = 8192
 """No input is longer: what a parser does with more is bounded by its first test, and by the tests."""
+_BY_WORDS: Final = 0.4
+_PLACES: Final = 1 << 16
 _SLOW_SECONDS: Final = 60
 """An input that takes longer is a finding, on a machine that does other things too."""
 
@@ -34,6 +39,13 @@ def main() -> None:
         with suppress(KeydistError):
             target.check(raw)
 
+    def changed(raw: bytes, most: int, seed: int) -> bytes:
+        """Change an input: its bytes, or its words."""
+        chance = random.Random(seed)
+        if chance.random() < _BY_WORDS:
+            return swapped(raw, chance.randrange(_PLACES), chance.randrange(_PLACES))[:most]
+        return bytes(atheris.Mutate(raw, most))
+
     switches = [
         f"-max_total_time={seconds}",
         f"-max_len={_MOST}",
@@ -41,7 +53,7 @@ def main() -> None:
         f"-artifact_prefix={corpus}.",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], str(corpus), *switches], one)
+    atheris.Setup([sys.argv[0], str(corpus), *switches], one, custom_mutator=changed)
     atheris.Fuzz()
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz import of_core, of_files, of_http, of_nats
+from fuzz import of_core, of_files, of_http, of_nats, of_peers
 from fuzz.target import Target
 
-_MODULES: Final = (of_nats, of_http, of_core, of_files)
+_MODULES: Final = (of_nats, of_http, of_core, of_peers, of_files)
 TARGETS: Final[dict[str, Target]] = {name: target for module in _MODULES for name, target in module.TARGETS.items()}
 MODULE_OF: Final = {name: module.__name__ for module in _MODULES for name in module.TARGETS}

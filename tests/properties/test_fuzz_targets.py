@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
+from fuzz.words import each_swapped
 from keydist.errors import KeydistError
 from tests.properties.strategies import damaged, mangled
 
 ANY_BYTE = bytes(range(256))
+MOST = 499
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -22,6 +24,15 @@ def test_a_good_input_is_taken_and_a_bad_one_refused(name: str) -> None:
     for seed in TARGETS[name].refused:
         with pytest.raises(KeydistError):
             TARGETS[name].check(seed)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_whatever_stands_in_the_place_of_a_word_is_taken_or_refused(name: str) -> None:
+    target = TARGETS[name]
+    inputs = [raw for seed in target.good + target.refused for raw in each_swapped(seed)]
+    for raw in inputs[:: 1 + len(inputs) // MOST]:
+        with suppress(KeydistError):
+            target.check(raw)
 
 
 @pytest.mark.parametrize("name", TARGETS)
