@@ -13,7 +13,7 @@ from keydist.core.accept import accept
 from keydist.core.audit import Link, mint_of
 from keydist.core.audit_chain import check_next
 from keydist.core.compact import compact_jwe, parse_compact_jwe
-from keydist.core.envelope import open_envelope, parse_envelope
+from keydist.core.envelope import KEYSET_TYPE, open_envelope, parse_envelope
 from keydist.core.jwe import decrypt_jwe, encrypt_jwe, parse_jwe
 from keydist.core.jwk import parse_public_jwk, public_jwk
 from keydist.core.jws import check_claims, check_signature, mint_compact, parse_compact
@@ -110,7 +110,12 @@ def _signed_header(raw: bytes) -> None:
 
 def _envelope_header(raw: bytes) -> None:
     sealed = parse_envelope(HELD.envelope)
-    parse_envelope(compact_jwe(b64url_encode(raw).encode(), sealed.iv, sealed.sealed))
+    found = parse_envelope(compact_jwe(b64url_encode(raw).encode(), sealed.iv, sealed.sealed)).header
+    assert _canonical(raw) == _canonical(found.serialise(KEYSET_TYPE)), "nothing is overlooked"
+
+
+def _canonical(raw: bytes) -> str:
+    return json.dumps(json.loads(raw), sort_keys=True)
 
 
 def _jwe_header(raw: bytes) -> None:

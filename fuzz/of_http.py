@@ -113,11 +113,11 @@ async def _talk(app: App, family: int, parts: tuple[bytes, bytes], *, half_close
     if half_close and not transport.is_closing() and not protocol.eof_received():
         transport.close()
     await asyncio.sleep(_GONE_SECONDS)
+    assert not (transport.is_closing() and crowd._open), "who is gone takes no place"
     crowd.sweep()
     await asyncio.sleep(1)
     assert transport.is_closing(), "every connection comes to its end"
     assert not crowd.state.tasks, "nobody is left who answers"
-    assert not crowd._open, "nobody is left who takes a place"
     return transport.written
 
 

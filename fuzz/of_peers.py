@@ -10,7 +10,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fuzz.target import Target, as_file, as_text
+from fuzz.target import Target, as_file, as_text, each
 from keydist.adapters.config_schema import _parse_servers
 from keydist.adapters.dev_pki import authority
 from keydist.adapters.nats import credentials, expiry, greeting, monitoring, probe
@@ -23,6 +23,11 @@ def _greeting(raw: bytes) -> None:
     assert isinstance(greeting._members(raw), dict)
     seconds = monitoring._told("http://127.0.0.1:8222", raw).seconds
     assert seconds is None or seconds >= 0
+
+
+def _user_jwt(claims: bytes) -> None:
+    """Read a creds file whose JWT has any claims."""
+    _creds(_CREDS.replace(_CLAIMS.encode(), b64url_encode(claims).encode()))
 
 
 def _creds(raw: bytes) -> None:
@@ -58,12 +63,11 @@ def _address(text: str) -> None:
 
 
 _SEED: Final = credentials.new_seed(lambda size: noise("user", size))
-_JWT: Final = ".".join(
-    b64url_encode(json.dumps(part).encode()) for part in ({"typ": "JWT"}, {"sub": "U", "exp": NOW}, {})
-)
+_TOLD: Final = json.dumps({"sub": "U", "iat": NOW, "nbf": NOW, "exp": NOW + 1}).encode()
+_CLAIMS: Final = b64url_encode(_TOLD)
 _CREDS: Final = f"""\
 -----BEGIN NATS USER JWT-----
-{_JWT}
+e30.{_CLAIMS}.c2ln
 ------END NATS USER JWT------
 -----BEGIN USER NKEY SEED-----
 {_SEED}
@@ -84,7 +88,7 @@ TARGETS: Final[dict[str, Target]] = {
             b'{"jetstream":{"config":{"sync_interval":120000000000,"sync_always":true}}}',
         ),
     ),
-    "creds": Target(_creds, (_CREDS,), refused=(_SEED.encode(),)),
+    "creds": Target(each(_creds, _user_jwt), (_CREDS, _TOLD), refused=(_SEED.encode(),)),
     "certificate": Target(_certificate, (_CERTIFICATE, _LASTING)),
     "addresses": Target(as_text(_address), (b"nats://h:4222\ntls://[::1]",), refused=(b"http://127.0.0.1:8222",)),
 }

@@ -9,12 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
-from fuzz.words import each_swapped
+from fuzz.words import some_swapped
 from keydist.errors import KeydistError
 from tests.properties.strategies import damaged, mangled
 
 ANY_BYTE = bytes(range(256))
-MOST = 499
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -29,8 +28,7 @@ def test_a_good_input_is_taken_and_a_bad_one_refused(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_whatever_stands_in_the_place_of_a_word_is_taken_or_refused(name: str) -> None:
     target = TARGETS[name]
-    inputs = [raw for seed in target.good + target.refused for raw in each_swapped(seed)]
-    for raw in inputs[:: 1 + len(inputs) // MOST]:
+    for raw in some_swapped(target.good + target.refused, most=600):
         with suppress(KeydistError):
             target.check(raw)
 
