@@ -222,9 +222,16 @@ def test_files_that_say_no_date(text: str, look: Callable[[str], Term], tmp_path
         look(write(tmp_path / "file", text))
 
 
-def test_a_certificate_of_a_year_that_no_calendar_has(tmp_path: Path) -> None:
-    der = ssl.PEM_cert_to_DER_cert(Path(str(certificate(tmp_path, "of-2119").cert_file)).read_text())
-    impossible = der.replace(b"\x18\x0f2119", b"\x18\x0f0000")
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        pytest.param(b"\x18\x0f2119", b"\x18\x0f0000", id="a year that no calendar has"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", id="a version that no standard has"),
+    ],
+)
+def test_a_certificate_that_cannot_be(here: bytes, there: bytes, tmp_path: Path) -> None:
+    der = ssl.PEM_cert_to_DER_cert(Path(str(certificate(tmp_path, "until-2119").cert_file)).read_text())
+    impossible = der.replace(here, there)
     assert impossible != der
     assert term_of_der(impossible) is None
     for look in (term_of_chain, term_of_authorities):
