@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fuzz.of_core import HELD, KEY
+from fuzz.of_peers import address
 from fuzz.target import Target, as_file, as_text, each, same
 from keydist.adapters.config import load_config
 from keydist.adapters.config_credentials import parse_credentials
@@ -173,11 +174,13 @@ TARGETS: Final[dict[str, Target]] = {
             b'[{"on":"key","run":["/bin/true","a"],"timeout":"5s","retries":2},{"signal":"HUP","unit":"a.service"}]',
         ),
     ),
-    "times": Target(
-        as_text(_time),
-        (b"+30d", b"2026-03-01T12:00:00Z", b"1800000000", b"15m", b"0", b"rotate_every=14d\nmax_tokens_per_key=5"),
-    ),
-    "store config": Target(as_text(_store_config), (b"0.0.0.0:4222", b"{host}:4222"), refused=(b"a=h:1\nb",)),
     "credential": Target(parse_address, (b"\0adf9d86b6eda275e/unit/foobar.service/signing-key",)),
-    "units": Target(lambda raw: _units(raw.decode("utf-8", "replace")), (_SHOWN,)),
+    "text": Target(
+        each(*map(as_text, (_time, _store_config, address, _units))),
+        (
+            *(b"+30d", b"2026-03-01T12:00:00Z", b"1800000000", b"15m", b"rotate_every=14d\nmax_tokens_per_key=5"),
+            *(b"0.0.0.0:4222", b"{host}:4222", b"a=h:1\nb", b"nats://h:4222\ntls://[::1]", b"http://127.0.0.1:8222"),
+            _SHOWN,
+        ),
+    ),
 }

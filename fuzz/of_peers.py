@@ -10,7 +10,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fuzz.target import Target, as_file, as_text, each
+from fuzz.target import Target, as_file, each
 from keydist.adapters.config_schema import _parse_servers
 from keydist.adapters.dev_pki import authority
 from keydist.adapters.nats import credentials, expiry, greeting, monitoring, probe
@@ -50,7 +50,7 @@ def _certificate(raw: bytes) -> None:
         expiry.term_of_authorities(path, "nats.tls.ca_file")
 
 
-def _address(text: str) -> None:
+def address(text: str) -> None:
     """Take addresses apart that a configuration may have, and those of monitoring endpoints."""
     with suppress(KeydistError):
         monitoring.check_url(text)
@@ -90,5 +90,4 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "creds": Target(each(_creds, _user_jwt), (_CREDS, _TOLD), refused=(_SEED.encode(),)),
     "certificate": Target(_certificate, (_CERTIFICATE, _LASTING)),
-    "addresses": Target(as_text(_address), (b"nats://h:4222\ntls://[::1]",), refused=(b"http://127.0.0.1:8222",)),
 }
