@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -260,6 +261,23 @@ LOOKS: Final[dict[str, Callable[[str], Term]]] = {
 def test_files_that_say_no_date(text: str, look: Callable[[str], Term], tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         look(write(tmp_path / "file", text))
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        pytest.param(b"\x18\x0f2119", b"\x18\x0f0000", id="a year that no calendar has"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", id="a version that no standard has"),
+    ],
+)
+def test_a_certificate_that_cannot_be(here: bytes, there: bytes, tmp_path: Path) -> None:
+    der = ssl.PEM_cert_to_DER_cert(Path(str(certificate(tmp_path, "until-2119").cert_file)).read_text())
+    impossible = der.replace(here, there)
+    assert impossible != der
+    assert term_of_der(impossible) is None
+    for look in (term_of_chain, term_of_authorities):
+        with pytest.raises(ConfigError, match="no certificate that can be read"):
+            look(write(tmp_path / "file", ssl.DER_cert_to_PEM_cert(impossible)), "x")
 
 
 @pytest.mark.parametrize("jwt", ["x", "a.b.c", "a.W10.c", "a." + "W" * 40_000 + ".c"])

@@ -117,6 +117,13 @@ def test_more_replicas_than_wanted_are_fine() -> None:
     assert len(streams.problems(wanted | {"num_replicas": 1}, wanted)) == 1
 
 
+@pytest.mark.parametrize("name", ["num_replicas", "storage", "subjects"])
+def test_whatever_a_server_says_is_told_in_print(name: str) -> None:
+    wanted = streams.keyset_stream("x", replicas=1)
+    [problem] = streams.problems(wanted | {name: "\x1b[2J\r\n"}, wanted)
+    assert problem.isprintable()
+
+
 def test_records_have_an_age_limit_and_are_republished_by_node() -> None:
     records = streams.records_stream("keydist-nodes", replicas=1)
     assert records["max_age"] == 7 * 86_400 * 10**9

@@ -110,7 +110,7 @@ def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     replicas = found.get("num_replicas", 1)
     if not isinstance(replicas, int) or replicas < wanted["num_replicas"]:
         wrong.append(
-            f"num_replicas: found {replicas}, expected {wanted['num_replicas']} (a lost disk must not lose the key)"
+            f"num_replicas: found {replicas!r}, expected {wanted['num_replicas']} (a lost disk must not lose the key)"
         )
     return wrong
 

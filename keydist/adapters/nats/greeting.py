@@ -77,6 +77,11 @@ def _first_words(host: str, port: int, seconds: float) -> dict[str, Any] | None:
         if not select.select([talk], [], [], _SILENCE)[0]:
             return None
         said = received(talk, most=_MOST, seconds=seconds, until=b"\r\n")
+    return _members(said)
+
+
+def _members(said: bytes) -> dict[str, Any]:
+    """Return the members of INFO, as far as what was said is one."""
     verb, _, rest = said.partition(b"\r\n")[0].partition(b" ")
     if verb != b"INFO":
         return {}

@@ -20,6 +20,7 @@ _NANOSECONDS: Final = 1_000_000_000
 _OK: Final = 200
 _HTTP_PORT: Final = 80
 _HTTPS_PORT: Final = 443
+_NOT_ONE: Final = "no answer of a nats-server with JetStream"
 
 
 def check_url(url: str) -> str:
@@ -44,16 +45,22 @@ def check_url(url: str) -> str:
 def synced(url: str) -> Synced:
     """Return how often a server syncs to disk, as far as its endpoint says so. Raises nothing of the network's."""
     try:
-        status, body = _get(url)
-        if status != _OK:
-            return Synced(url, error=f"status {status}")
-        told: Any = json.loads(body)
-        config = told["jetstream"]["config"]
-        always, interval = config.get("sync_always") is True, config.get("sync_interval")
+        status, raw = _get(url)
     except OSError as exc:
         return Synced(url, error=reason_of(exc))
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError):
-        return Synced(url, error="no answer of a nats-server with JetStream")
+    except (ValueError, IndexError):
+        return Synced(url, error=_NOT_ONE)
+    return Synced(url, error=f"status {status}") if status != _OK else _told(url, raw)
+
+
+def _told(url: str, raw: bytes) -> Synced:
+    """Return what an answer says of it."""
+    try:
+        told: Any = json.loads(raw)
+        config = told["jetstream"]["config"]
+        always, interval = config.get("sync_always") is True, config.get("sync_interval")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Synced(url, error=_NOT_ONE)
     seconds = interval // _NANOSECONDS if type(interval) is int and interval > 0 else None
     return Synced(url, always=always, seconds=seconds)
 

@@ -94,7 +94,7 @@ class NatsKeysetStore:
             return Absent(why=Absence.BUCKET_MISSING)
         raise_error(info)
         state: Any = info.get("state")
-        if not isinstance(state, dict) or not isinstance(state.get("last_seq"), int):
+        if not isinstance(state, dict) or type(state.get("last_seq")) is not int:
             raise unexpected(reply)  # 'never written' allows a first key: it must have been said
         if not is_asked or state.get("subjects"):
             if again:
