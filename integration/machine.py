@@ -258,7 +258,7 @@ class Machine:
             if ended is not None or time.monotonic() > start + seconds:
                 why = f"it ended with {ended}" if ended is not None else f"not within {seconds:g} s"
                 raise AssertionError(f"waiting for {what}: {why}\n{self._log.read_text('utf-8', 'replace')[-4000:]}")
-            time.sleep(0.05)
+            time.sleep(0.1)  # to look takes two processes
         return time.monotonic() - start
 
 

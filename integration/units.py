@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from integration.machine import PYTHON, PYTHONPATH, Machine
+from keydist.core.crypto import public_of_spki
+from keydist.core.jwk import thumbprint
 from keydist.core.token import BootstrapToken, format_token
 
 SYSTEMD: Final = Path(__file__).parent.parent / "systemd"
@@ -96,16 +99,14 @@ class Node:
         """Write the token file in one piece, as an administrator does."""
         self.machine.write(TOKEN_FILE, "".join(f"{format_token(token)}\n" for token in tokens).encode())
 
-    def as_json(self, *command: str) -> dict[str, Any]:
-        """Return what a keydist command, run as its user, prints."""
-        done = self.machine.run("runuser", "-u", "keydist", "--", "keydist", *command, "--json", check=False)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
     @property
     def kid(self) -> str:
-        """The key that signs on this node."""
-        return str(self.as_json("status", "--offline")["kid"])
+        """The kid of the private key that applications read on this node."""
+        pem = self.machine.read(f"{STATE}/live/signing-key.pem")
+        assert pem is not None
+        private = load_pem_private_key(pem, None)
+        der = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return thumbprint(public_of_spki(der, "ES256").members)
 
     # --- how long it took ----------------------------------------------------------------------
 
