@@ -38,19 +38,18 @@ ExecStart={NATS_SERVER} --config /etc/nats/nats-server.conf
 CREDENTIALS: Final = ("user.nk", "server-ca.pem", "client.pem", "client.key")
 
 
-def write_configurations(pki: Path, *, followers: Iterable[str] = FOLLOWERS) -> None:
+def write_configurations(pki: Path, *more: str, followers: Iterable[str] = FOLLOWERS) -> None:
     """Write the server's configuration, and the credentials of all, to `pki`."""
     options = ("--server=nats=nats:4222", f"--leader={LEADER}", f"--follower={','.join(followers)}")
-    done = run_keydist("store", "config", "--dev-pki", str(pki), *options)
+    done = run_keydist("store", "config", "--dev-pki", str(pki), *options, *more)
     assert done.returncode == 0, done.stderr
 
 
 def nats_files(pki: Path) -> dict[str, str | bytes]:
     """Return the files of the machine that starts the server, and where the operator is."""
-    names = ("nats-server.conf", "server.pem", "server.key", "server-ca.pem", "client-ca.pem")
+    written = {"nats": pki / NATS, "operator": pki / "operator"}
     return {
-        **{f"/etc/nats/{name}": (pki / NATS / name).read_bytes() for name in names},
-        **{f"/etc/operator/{name}": (pki / "operator" / name).read_bytes() for name in ("keydist.yaml", *CREDENTIALS)},
+        **{f"/etc/{to}/{path.name}": path.read_bytes() for to, place in written.items() for path in place.iterdir()},
         "/etc/systemd/system/nats.service": _NATS,
         "/etc/systemd/system/machine.target.d/nats.conf": "[Unit]\nWants=nats.service\n",
     }
