@@ -68,7 +68,7 @@ class Controller:
             "keydist_config": config,
             "keydist_token": format_token(TOKEN),
             "keydist_nats_files": {
-                name: f"{directory}/pki/{{{{ inventory_hostname }}}}/{name}" for name in CREDENTIALS
+                name: f"{directory}/pki/{{{{ inventory_hostname }}}}/{name}" for name in _CREDENTIALS
             },
             "ansible_user": "root",
             "ansible_python_interpreter": "/usr/bin/python3",
