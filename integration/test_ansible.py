@@ -137,6 +137,7 @@ def test_from_bare_machines_to_a_key_and_the_second_time_nothing_changes(control
     for node in controller.nodes.values():
         stat = node.machine.run("stat", "--format=%a %U", TOKEN_FILE, "/etc/keydist/nats/user.nk").stdout
         assert stat == "400 keydist\n400 keydist\n"
+        assert format_token(TOKEN) not in node.machine.run("journalctl", "--output=cat").stdout
         assert node.machine.run("systemctl", "is-enabled", "keydist").stdout == "enabled\n"
     assert controller.play("site.yml", "--limit", LEADER)[LEADER]["changed"] == 0
 
@@ -164,7 +165,7 @@ def test_an_upgrade_takes_one_node_after_the_other(controller: Controller, tmp_p
     started = {}
     for name, node in controller.nodes.items():
         assert node.machine.run("dpkg-query", "--show", "--showformat=${Version}", "keydist").stdout == "99"
-        assert node.pid("keydist") not in (0, agents[name])
+        node.until_restarted(agents[name])
         started[name] = int(node.machine.show("keydist", "ActiveEnterTimestampMonotonic").popitem()[1])
     assert started[_FOLLOWER] < started[LEADER]
     assert {node.kid for node in controller.nodes.values()} == kids
