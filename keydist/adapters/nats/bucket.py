@@ -16,6 +16,8 @@ IMPORTED_READ: Final = "keydist.current"
 IMPORTED_INFO: Final = "keydist.info"
 """How a stream is, as other accounts import it: `<IMPORTED_INFO>.<stream>`."""
 _NANOSECONDS: Final = 1_000_000_000
+_SHOWN: Final = 120
+"""How much is shown of what a server says."""
 
 
 def stream_name(bucket: str) -> str:
@@ -103,7 +105,7 @@ _WHY: Final[dict[str, str]] = {
 def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a stream's configuration, one line each; more replicas than wanted are fine."""
     wrong = [
-        f"{name}: found {found.get(name)!r}, expected {wanted[name]!r} ({why})"
+        f"{name}: found {repr(found.get(name))[:_SHOWN]}, expected {wanted[name]!r} ({why})"
         for name, why in _WHY.items()
         if name in wanted and _plain(found.get(name)) != _plain(wanted[name])
     ]
