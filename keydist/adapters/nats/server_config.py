@@ -74,7 +74,9 @@ def _jetstream(place: ServerPlace, sync_interval: str | None) -> dict[str, Any]:
     jetstream: dict[str, Any] = {
         "store_dir": place.store_dir,
         "max_memory_store": _MEMORY,
-        "max_file_store": Because(_DISK, "keyset and records stay small; the audit trail grows by some 1 KB an event"),
+        "max_file_store": Because(
+            _DISK, "keyset and records stay small; the audit trail's stream has a limit of 512 MiB"
+        ),
     }
     if sync_interval is not None:
         why = "each write is on disk before it is acknowledged; by default a power failure loses two minutes"
