@@ -8,7 +8,7 @@ from typing import Any, Final
 MAX_MESSAGE: Final = 64 * 1024
 RECORD_AGE_SECONDS: Final = 7 * 86_400
 TRAIL_BYTES: Final = 512 * 1024 * 1024
-"""What an audit trail takes at most, until somebody gives it another limit: whoever fills it leaves room for the key."""
+"""What an audit trail takes at most, until somebody gives it another limit: who fills it leaves room for the key."""
 CHANGED: Final = "keydist.changed"
 NODES: Final = "keydist.nodes"
 TRAIL: Final = "keydist.audit"
