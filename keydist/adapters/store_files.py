@@ -118,7 +118,7 @@ def users_of(layout: Layout, seeds: Mapping[str, str]) -> Users:
 
     def user(named: Named) -> User:
         seed = seeds.get(named.name)
-        held = _public(named.name, seed) if seed is not None else None
+        held = nkey_of(f"{named.name}/{SEED}", seed) if seed is not None else None
         nkey = named.nkey or held
         if nkey is None:
             raise UsageError(
@@ -212,12 +212,13 @@ def _check_folders(layout: Layout) -> None:
         )
 
 
-def _public(name: str, seed: str) -> str:
+def nkey_of(where: str, seed: str) -> str:
+    """Return the public nkey of the seed that a file holds. Raises `ConfigError`, and shows nothing of it."""
     try:
         return public_nkey(seed)
     except Exception:  # noqa: BLE001 - from binascii.Error to IndexError; and nothing of the seed may be shown
         raise ConfigError(
-            f"{name}/{SEED} is no seed of a user",
+            f"{where} is no seed of a user",
             expected="an NKEY seed",
             found="text that is not shown",
             fix="remove it, and let a new one be made",

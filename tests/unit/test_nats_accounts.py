@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats import bucket
 from keydist.adapters.nats.accounts import FLEET, accounts
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.permissions import subjects
@@ -19,7 +20,7 @@ from keydist.adapters.nats.server_text import render
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.adapters.nats.trail import NatsTrailStream
 from keydist.core.entry import Stored
-from keydist.errors import BucketMissingError, ConflictError, ForbiddenError
+from keydist.errors import BucketMissingError, ConflictError, ForbiddenError, TransientError
 from tests.unit.nats_users import ADMIN, users_in, with_admin
 
 LEADERS = ("lead-1", "lead-2")
@@ -327,6 +328,21 @@ async def test_without_the_stream_or_the_import_a_trail_is_missing(guarded: Guar
             for act in (view.publish(name, b"x", after=0), view.last(name)):
                 with pytest.raises(BucketMissingError, match=r"keydist-audit|keydist\.audit"):
                     await act
+
+
+async def test_a_follower_that_fills_the_trail_leaves_room_for_the_key(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "TRAIL_BYTES", 200_000)
+    async with trails_of(guarded, "a", "lead-1") as (_, a, lead):
+        after = 0
+        for _ in range(3):
+            after = await a.publish("a", bytes(50_000), after=after)
+        with pytest.raises(TransientError):
+            await a.publish("a", bytes(50_000), after=after)
+        store = NatsKeysetStore(lead._connection, bucket="keydist", entry="signing-key")
+        assert await store.write_first(bytes(40_000)) == 1
+        await NatsNodeRecords(lead._connection, bucket="keydist").publish("lead-1", b"record")
 
 
 @pytest.mark.parametrize("body", [b"", b"x"], ids=["an empty answer", "a chosen answer"])

@@ -150,3 +150,10 @@ def test_an_audit_trail_from_which_something_may_go_is_a_problem(name: str) -> N
     other = {"max_age": 1, "retention": "interest", "storage": "memory"}
     assert streams.problems(wanted, wanted) == []
     assert len(streams.problems(wanted | {name: other.get(name, not wanted[name])}, wanted)) == 1
+
+
+@pytest.mark.parametrize(("limit", "is_one"), [(1 << 40, True), (1, True), (-1, False), (0, False), (None, False)])
+def test_an_audit_trail_has_a_limit_of_whatever_size(limit: int | None, *, is_one: bool) -> None:
+    wanted = streams.trail_stream("x", replicas=1)
+    assert wanted["max_bytes"] > 0
+    assert (streams.problems(wanted | {"max_bytes": limit}, wanted) == []) is is_one

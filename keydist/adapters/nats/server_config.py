@@ -18,7 +18,8 @@ _UNANSWERED: Final = 2
 
 _HEAD: Final = """\
 # nats-server for keydist, written by: keydist store config
-# The same on every server but for its name and its routes. After a change: nats-server --signal reload
+# The same on every server but for its name and its routes. After a change of users: nats-server --signal reload;
+# of anything else: restart the servers, one after the other.
 """
 
 
@@ -75,7 +76,9 @@ def _jetstream(place: ServerPlace, sync_interval: str | None) -> dict[str, Any]:
     jetstream: dict[str, Any] = {
         "store_dir": place.store_dir,
         "max_memory_store": _MEMORY,
-        "max_file_store": _DISK,
+        "max_file_store": Because(
+            _DISK, "keyset and records stay small; the audit trail's stream has a limit of 512 MiB"
+        ),
     }
     if sync_interval is not None:
         why = "each write is on disk before it is acknowledged; by default a power failure loses two minutes"

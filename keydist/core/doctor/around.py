@@ -177,12 +177,16 @@ def fleet(found: Sequence[NodeSeen]) -> Verdict:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""  # noqa: PLR2004 - as above
         code = next(node.exit_code for node in wrong)
         verdict = failed(
-            KeydistError, f"of {len(found)} nodes: {told}{more}", fix="see: keydist status --fleet; docs/operations.md"
+            KeydistError, f"of {_nodes(found)}: {told}{more}", fix="see: keydist status --fleet; docs/operations.md"
         )
         return verdict._replace(exit_code=code)
     if pending:
         return warning(
-            f"{len(found)} nodes, not heard of within the time: {', '.join(pending[:8])}",
+            f"{_nodes(found)}, not heard of within the time: {', '.join(pending[:8])}",
             "wait for a heartbeat with: keydist status --fleet",
         )
-    return fine(f"{len(found)} nodes, all current or gone as they said")
+    return fine(f"{_nodes(found)}, all current or gone as they said")
+
+
+def _nodes(found: Sequence[NodeSeen]) -> str:
+    return "1 node" if len(found) == 1 else f"{len(found)} nodes"

@@ -182,8 +182,8 @@ def _lacking(right: Right, *, missing: Collection[str], has_key: bool) -> Verdic
         fix = "try again; a JetStream that is electing a leader answers within seconds"
         return failed(StoreTimeoutError, f"no answer when this node tried to {what}", expected=subject, fix=fix)
     if not has_key or right.stream in missing:
-        stream = right.stream or "the buckets"
-        return warning(f"whether this node can {what} shows once there is {stream}", "keydist store init")
+        there = f"{right.stream} is" if right.stream else "the buckets are"
+        return warning(f"whether this node can {what} shows once {there} there", "keydist store init")
     return failed(
         BucketMissingError,
         f"this node may {what}, but nobody answers there",
