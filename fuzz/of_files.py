@@ -35,9 +35,10 @@ from keydist.adapters.hook_record import _parse as parse_told
 from keydist.adapters.mints import format_mints, parse_mints
 from keydist.adapters.trail.journal import _parse_shipped as parse_shipped
 from keydist.adapters.trail.spool import _parse as parse_spool
+from keydist.cli.addresses import listening_port, named_servers, servers_of_urls
 from keydist.cli.audit import _since
 from keydist.cli.policy import _parse as parse_settings
-from keydist.cli.store_config import _check_addresses, _named, _servers
+from keydist.cli.store_config import _named
 from keydist.cli.times import parse_time
 from keydist.core.accept import Demands
 from keydist.core.audit import Mint, mint_json
@@ -102,10 +103,14 @@ def _time(text: str) -> None:
 
 
 def _store_config(text: str) -> None:
-    for parse in (_named, lambda lines: _servers(lines, ()), lambda lines: _servers(None, tuple(lines))):
-        with suppress(KeydistError):
-            parse(text.split("\n"))
-    _check_addresses({"--listen": text})
+    lines = text.split("\n")
+    with suppress(KeydistError):
+        _named(lines)
+    with suppress(KeydistError):
+        named_servers(lines, port=4222)
+    with suppress(KeydistError):
+        servers_of_urls(tuple(lines), port=4222)
+    assert 1 <= listening_port("--listen", text) <= 65_535
 
 
 def _units(text: str) -> None:
