@@ -38,7 +38,7 @@ _UNSHARE: Final = ("unshare", "--mount", "--propagation", "private")
 # With the first process in it, which is the shell below, a process namespace is gone, whatever the others do.
 _HOLD: Final = (*_UNSHARE, "--pid", "--fork", "--kill-child=TERM", "--mount-proc")
 _TARGET: Final = "machine.target"
-_BOOTS_WITHIN: Final = 30.0
+_BOOTS_WITHIN: Final = 60.0
 _ENDS_WITHIN: Final = 15.0
 
 
