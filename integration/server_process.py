@@ -45,9 +45,13 @@ class ReservedPort:
 
 
 class ServerProcess:
-    """A nats-server with a configuration file; its standard error goes to `<configuration>.err`."""
+    """A nats-server with a configuration file; its standard error goes to `<configuration>.err`.
+
+    `binary` is what the next start runs: the installed nats-server, unless it is set to another one.
+    """
 
     def __init__(self, configuration: Path) -> None:
+        self.binary: str | None = None
         self._configuration = configuration
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -65,7 +69,7 @@ class ServerProcess:
         if self._process is not None and self._process.poll() is None:
             return
         command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())]
-        command += [find_server(), "-c", str(self._configuration)]
+        command += [self.binary or find_server(), "-c", str(self._configuration)]
         with self._configuration.with_suffix(".err").open("ab") as errors:
             self._process = _parent.submit(
                 subprocess.Popen,
