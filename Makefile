@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration bench fuzz lint lock deb clean
+.PHONY: help demo test test-all pytest integration mixtures bench fuzz lint lock deb clean
 .SILENT:
 
 DEMO = .venv
@@ -69,6 +69,10 @@ pytest: ## all tests on one Python; PYTHON=python3.13 SUITE=tests/unit ARGS="-k 
 integration: ## only the tests with real servers and processes
 	$(MAKE) pytest SUITE=integration
 
+mixtures: ## random mixtures of NATS faults, as root for full disks; ARGS="--runs 100 --jobs 3 --seed 1"
+	$(call environment,$(TEST),requirements/test.txt)
+	$(TEST)/bin/python -m integration.mixtures $(ARGS)
+
 bench: ## the measurements
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python -m bench $(ARGS)
@@ -100,8 +104,9 @@ lock: ## pin the requirements anew; UPGRADE=1 takes newer versions where the pre
 	$(LOCK) -o requirements/test.txt -c requirements/embedded.txt -c requirements/build.txt \
 		--extra embedded pyproject.toml requirements/runtime.in requirements/test.in
 	$(LOCK) -o requirements/fuzz.txt -c requirements/test.txt pyproject.toml requirements/runtime.in requirements/fuzz.in
+	for version in 2.10 2.12; do $(LOCK) -o requirements/nats-$$version.txt requirements/nats-$$version.in; done
 
 clean: ## remove what make made
-	rm -rf .venv .venv-* .fuzz .coverage .coverage.* build dist keydist.egg-info
+	rm -rf .venv .venv-* .fuzz .nats-servers .coverage .coverage.* build dist keydist.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find keydist tests integration bench fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

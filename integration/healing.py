@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import nats.errors
+
 from integration.cluster import Cluster
 
 _TRIES: Final = 2
@@ -46,6 +48,6 @@ def _is_well(cluster: Cluster, number: int) -> bool:
 def _has_buckets(cluster: Cluster) -> bool:
     try:
         asyncio.run(cluster.make_buckets())
-    except (AssertionError, OSError):
+    except (AssertionError, OSError, nats.errors.Error):
         return False
     return True

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import nats.errors
+
 from integration.cluster import Cluster
 from integration.fleet import Fleet
 from integration.healing import heal
@@ -124,7 +126,8 @@ class Mixture:
     def shown(self) -> str:
         """Return what happened, in one line."""
         did = ", ".join(f"{name} {number}" for name, number in sorted(self.did.items()))
-        return f"seed {self.seed}: {did}; commands ended {dict(self.codes)}; healed in {self.healed:.1f} s {self.took or ''}"
+        took = ", ".join(self.took) or "servers and agents started"
+        return f"seed {self.seed}: {did}; commands ended {dict(self.codes)}; healed in {self.healed:.1f} s ({took})"
 
     def _count(self) -> None:
         tally = self._promises.take()
@@ -290,7 +293,7 @@ class Mixture:
         """Streams are made by a person: in some seconds, once the servers are back, whatever else happens."""
 
         def work() -> None:
-            with suppress(AssertionError, OSError):
+            with suppress(AssertionError, OSError, nats.errors.Error):
                 asyncio.run(self._cluster.make_buckets())
 
         thread = threading.Thread(target=work, name="operator")

@@ -83,7 +83,7 @@ class Run:
 
     def end(self) -> tuple[int, dict[str, Any]]:
         """Wait for the end and return the exit code and what it printed, a failure as `error`."""
-        self._process.join(60)
+        self._process.join(120)
         code = self._process.exitcode
         assert code is not None, "it does not end"
         self._process.close()

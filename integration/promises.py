@@ -226,7 +226,7 @@ class Promises:
         tally = self._application.tally
         found = Counter({one: number for one, number in tally.rejected.items() if not _is_excused(one, excused)})
         for one, number in found.items():
-            self._tell(f"P6: {one.by} rejected {number} JWTs of {one.kid}: {one.reason}")
+            self._tell(f"P6: {one.node} rejected {number} JWTs of {one.kid}: {one.reason}")
         if found:
             self.broken += [context for context in tally.contexts if any(one.kid in context for one in found)]
 

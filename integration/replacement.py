@@ -1,8 +1,9 @@
-"""Replacing the bootstrap token of a whole fleet, as operators do: a second line everywhere, a command, the first gone."""
+"""Replacing a fleet's bootstrap token as operators do: a second line everywhere, a command, the first line gone."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 from integration.fleet import Fleet
@@ -63,9 +64,9 @@ class Replacement:
         return left
 
 
-def _write(path: os.PathLike[str], text: str) -> None:
-    aside = f"{path}.new"
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name("aside")
     file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(file, "w", encoding="ascii") as out:
         out.write(text + "\n")
-    os.rename(aside, path)
+    aside.rename(path)

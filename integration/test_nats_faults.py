@@ -186,7 +186,7 @@ def check_revoked(world: World, kid: str) -> None:
 
 
 def lose(world: World, copies: Path | None) -> None:
-    """Kill all servers and let them come back with nothing, or with earlier copies; the operator makes what is missing."""
+    """Kill all servers; they come back with nothing, or with earlier copies. The operator makes what is missing."""
     if copies is None:
         world.cluster.wipe_all()
     else:
@@ -268,4 +268,5 @@ def test_the_stream_leader_dies_while_the_token_is_replaced(world: World, moment
     for name in world.fleet.members:
         floor = world.fleet.load(name).floor
         assert floor is not None
-        assert (floor.token_id, floor.superseded) == (replacement.new.token_id, {TOKEN.token_id})
+        assert floor.token_id == replacement.new.token_id
+        assert floor.superseded == {TOKEN.token_id}
