@@ -117,6 +117,9 @@ class Mixture:
                     try:
                         self._break()
                         self._heal()
+                    except Exception as exc:
+                        exc.add_note("\n".join(self._promises.broken) or "no promise was seen broken")
+                        raise
                     finally:
                         self._count()
                 self._promises.check()

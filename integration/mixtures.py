@@ -31,7 +31,7 @@ def one(seed: int) -> dict[str, Any]:
     try:
         run(mixture, directory)
     except Exception as exc:  # noqa: BLE001 - whatever it is, it is the result
-        failure = f"{type(exc).__name__}: {exc}; see {directory}"
+        failure = "; ".join([f"{type(exc).__name__}: {exc}", *getattr(exc, "__notes__", ()), f"see {directory}"])
     found = {"seed": seed, "seconds": round(time.monotonic() - start, 1), "failure": failure, "did": mixture.did}
     return found | {"codes": mixture.codes, "took": mixture.took, "epochs": mixture.epochs, "jwts": mixture.jwts}
 
