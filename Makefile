@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration partitions bench fuzz lint lock deb clean
+.PHONY: help demo test test-all pytest integration partitions mixtures bench fuzz lint lock deb clean
 .SILENT:
 
 DEMO = .venv
@@ -78,6 +78,10 @@ partitions: ## every part of a cluster cut off, ROUNDS=3 times for SECONDS=8 (5,
 	KEYDIST_TEST_PARTITIONS=$(or $(ROUNDS),3) KEYDIST_TEST_PARTITION_SECONDS=$(or $(SECONDS),8) \
 		$(TEST)/bin/python -m pytest -s integration/test_partition.py integration/test_partition_idle.py $(ARGS)
 
+mixtures: ## random mixtures of NATS faults, as root for full disks; ARGS="--runs 100 --jobs 3 --seed 1"
+	$(call environment,$(TEST),requirements/test.txt)
+	$(TEST)/bin/python -m integration.mixtures $(ARGS)
+
 bench: ## the measurements
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python -m bench $(ARGS)
@@ -109,8 +113,9 @@ lock: ## pin the requirements anew; UPGRADE=1 takes newer versions where the pre
 	$(LOCK) -o requirements/test.txt -c requirements/embedded.txt -c requirements/build.txt \
 		--extra embedded pyproject.toml requirements/runtime.in requirements/test.in
 	$(LOCK) -o requirements/fuzz.txt -c requirements/test.txt pyproject.toml requirements/runtime.in requirements/fuzz.in
+	for version in 2.10 2.12; do $(LOCK) -o requirements/nats-$$version.txt requirements/nats-$$version.in; done
 
 clean: ## remove what make made
-	rm -rf .venv .venv-* .fuzz .coverage .coverage.* build dist keydist.egg-info
+	rm -rf .venv .venv-* .fuzz .nats-servers .coverage .coverage.* build dist keydist.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find keydist tests integration bench fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
