@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from keydist.core.token import format_token
 from tests.material import TOKEN
 
 _REPOSITORY: Final = Path(__file__).parent.parent
-_PYTHON: Final = "/usr/bin/python3"
 _TREE: Final = """
 set -eu
 mount -t tmpfs tree "$1"
@@ -35,33 +33,6 @@ _NATS: Final = f"[Service]\nExecStart={NATS_SERVER} --jetstream --addr 127.0.0.1
 _CONFIG: Final = "cluster: test\nnode: machine\nrole: leader\nkey: {alg: ES256}\n"
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def skip_unless_possible() -> None:
-    """Skip the test where the package cannot be built or installed, with the reason."""
-    why = ""
-    if os.geteuid() != 0:
-        why = "not root: only root installs packages"
-    elif shutil.which("dpkg-deb") is None:
-        why = "no dpkg-deb: this is no Debian"
-    elif subprocess.run([_PYTHON, "-c", "import ensurepip"], check=False, capture_output=True).returncode:
-        why = f"no {_PYTHON} with venv: apt-get install python3-venv"
-    elif subprocess.run(["dpkg", "-s", "systemd"], check=False, capture_output=True).returncode:
-        why = "no systemd, which the package depends on"
-    elif subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
-        why = "no right to mount"
-    if why:
-        pytest.skip(why)
-
-
-@pytest.fixture(scope="module")
-def package() -> Path:
-    """The package, as `make deb` builds it."""
-    skip_unless_possible()
-    done = subprocess.run(["make", "deb"], cwd=_REPOSITORY, capture_output=True, text=True, check=False, timeout=540)
-    assert done.returncode == 0, done.stdout + done.stderr
-    [found] = (_REPOSITORY / "dist").glob(f"keydist_{__version__}_*.deb")
-    return found
 
 
 class Tree:
@@ -142,6 +113,7 @@ def test_it_brings_manual_completions_schema_and_examples(installed: Tree) -> No
         "fish/vendor_completions.d/keydist.fish",
         "doc/keydist/copyright",
         "doc/keydist/examples/cloud-init.yaml",
+        "doc/keydist/examples/keydist.rules.yml",
         "doc/keydist/examples/drop-ins/sealed-token.conf",
     ):
         assert (share / place).stat().st_size > 0
