@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from keydist.adapters.dev_pki import Pair, authority, issue
@@ -139,6 +140,12 @@ def seeds_of(layout: Layout, read: Read, random: Callable[[int], bytes] | None) 
         elif random is not None and named.nkey is None:
             seeds[named.name] = new_seed(random)
     return seeds
+
+
+def left_out(layout: Layout, directory: str) -> list[str]:
+    """Return who has a seed in the directory and is not named: servers with these configurations refuse them."""
+    named = {one.name for one in layout.named}
+    return sorted(seed.parent.name for seed in Path(directory).glob(f"*/{SEED}") if seed.parent.name not in named)
 
 
 def wanted_files(layout: Layout, seeds: Mapping[str, str]) -> list[Wanted]:

@@ -95,7 +95,7 @@ def store_config(
     """
 
     def work() -> int:
-        from keydist.adapters.store_files import Layout  # noqa: PLC0415 - what it needs, no other command does
+        from keydist.adapters.store_files import Layout, left_out  # noqa: PLC0415 - no other command needs it
 
         _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
         _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor})
@@ -123,6 +123,7 @@ def store_config(
         wanted = _wanted(layout, directory.rstrip("/") or "/", seeds=seeds, dev=dev_pki is not None)
         states = _write(directory, wanted, force=force, dry_run=dry_run)
         _show(directory, wanted, states, dry_run=dry_run, as_json=as_json)
+        _tell_left_out(left_out(layout, directory))
         if dev_pki is not None and not dry_run and not as_json:
             _tell_next(dev_pki, layout)
         return 0
@@ -236,6 +237,11 @@ def _show(directory: str, wanted: list[Wanted], states: list[State], *, dry_run:
         return
     for file in files:
         print_line(f"{words[file['state']]:<5}  {file['path']}")
+
+
+def _tell_left_out(names: list[str]) -> None:
+    if names:
+        tell(f"keydist: not named, so the servers refuse them from their next reload on: {', '.join(names)}")
 
 
 def _tell_next(directory: str, layout: Layout) -> None:

@@ -165,6 +165,15 @@ def test_another_follower_needs_consent_and_makes_no_other_key_anew(node: CliNod
     assert {name.partition("/")[0] for name in set(after) - set(before)} == {"node-b"}
 
 
+def test_who_was_named_before_and_is_not_any_more_is_told(node: CliNode, out: Path) -> None:
+    written = ("store", "config", "--cluster", "c", "--server", "nats-1", "--out", str(out), "--seeds", "--force")
+    assert "refuse" not in node.run(*written, "--leader", "a", "--follower", "b,c").err
+    for more in (["--dry-run"], []):
+        said = node.run(*written, "--leader", "a", "--follower", "d", *more).err
+        assert "keydist: not named, so the servers refuse them from their next reload on: b, c\n" in said
+    assert {path.parent.name for path in out.glob("*/user.nk")} == {"operator", "a", "b", "c", "d"}
+
+
 def test_a_server_by_another_name_gets_another_certificate_for_the_same_key(node: CliNode, out: Path) -> None:
     arguments = ("store", "config", "--dev-pki", str(out), "--server")
     node.run(*arguments, "nats-1=127.0.0.1")
