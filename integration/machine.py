@@ -33,37 +33,11 @@ PYTHONPATH: Final = "/opt/keydist/source:/opt/keydist/packages"
 NATS_SERVER: Final = "/opt/keydist/nats-server"
 
 _REPOSITORY: Final = Path(__file__).parent.parent
+_SCRIPT: Final = Path(__file__).with_name("machine.sh")
 _UNSHARE: Final = ("unshare", "--mount", "--propagation", "private")
 # With the first process in it, which is the shell below, a process namespace is gone, whatever the others do.
 _HOLD: Final = (*_UNSHARE, "--pid", "--fork", "--kill-child=TERM", "--mount-proc")
 _TARGET: Final = "machine.target"
-# It boots at each line that it reads; at the end of its input all ends.
-_SCRIPT: Final = """
-set -eu
-[ $$ = 1 ] # it kills all that it sees
-root=$1 name=$2; shift 2
-mount -t tmpfs -o size=512m machine "$root"
-mkdir "$root/work" "$root/root"
-cp -a "$root.files" "$root/upper"
-mount -t overlay machine -o "lowerdir=/,upperdir=$root/upper,workdir=$root/work" "$root/root"
-mount -t cgroup2 machine /sys/fs/cgroup
-group=/sys/fs/cgroup/$name
-off() {
-    kill -KILL -1 2>/dev/null || :
-    until [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do :; done
-}
-trap 'trap "" TERM; off' EXIT
-trap 'exit 1' TERM
-while read -r _; do
-    off
-    mkdir "$group"
-    (
-        echo "$BASHPID" >"$group/cgroup.procs"
-        exec systemd-nspawn --quiet --directory="$root/root" --machine="$name" --boot --register=no --keep-unit \\
-            --console=read-only --system-call-filter=@memlock --system-call-filter=@keyring "$@"
-    ) &
-done
-"""
 _BOOTS_WITHIN: Final = 30.0
 _ENDS_WITHIN: Final = 15.0
 
@@ -117,6 +91,7 @@ class Machine:
         self._inside = inside
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self.is_on = False
         self._booted = ("running", "degraded") if patient else ("starting", "running", "degraded")
         self._root.mkdir(parents=True)
         units = {
@@ -158,7 +133,7 @@ class Machine:
             str(find_server()): NATS_SERVER,
         }
         shown = [*(f"--bind-ro={here}:{there}" for here, there in binds.items()), f"systemd.unit={_TARGET}"]
-        script = ["bash", "-c", _SCRIPT, "machine", str(self._root), self._own, self._network, *shown]
+        script = ["bash", str(_SCRIPT), str(self._root), self._own, self._network, *shown]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", *self._inside, *_HOLD, *script],
@@ -185,7 +160,7 @@ class Machine:
         """Boot it, and wait until it has."""
         assert self._process is not None
         assert self._process.stdin is not None
-        self._leader = 0
+        self.is_on = True
         self._process.stdin.write(b"on\n")
         self._process.stdin.flush()
         if wait:
@@ -202,6 +177,7 @@ class Machine:
 
     def lose_power(self) -> None:
         """End it as a power failure does, at once."""
+        self.until(self._find_leader, "the machine to be on")
         os.kill(self._leader, signal.SIGKILL)
         self._wait_for_end()
 
@@ -217,23 +193,24 @@ class Machine:
         self.switch_on()
 
     def _find_leader(self) -> bool:
-        """Find the process that is PID 1 inside: a child of systemd-nspawn."""
-        for booted in self._running():
-            for child in children(booted):
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    lines = Path(f"/proc/{child}/status").read_text("ascii", "replace").splitlines()
-                    if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
-                        self._leader = child
+        """Find the process that is PID 1 inside: below unshare, the shell that holds all, and systemd-nspawn."""
+        for child in self._below(3):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                lines = Path(f"/proc/{child}/status").read_text("ascii", "replace").splitlines()
+                if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
+                    self._leader = child
         return self._leader != 0
 
-    def _running(self) -> list[int]:
-        """Return the process that is systemd-nspawn; none where the machine is off."""
+    def _below(self, generations: int) -> list[int]:
         assert self._process is not None
-        return [booted for holder in children(self._process.pid) for booted in children(holder)]
+        found = [self._process.pid]
+        for _ in range(generations):
+            found = [child for process in found for child in children(process)]
+        return found
 
     def _wait_for_end(self) -> None:
-        self.until(lambda: not self._running(), "the machine to end")
-        self._leader = 0
+        self.until(lambda: not self._below(2), "the machine to end")
+        self._leader, self.is_on = 0, False
 
     # --- what is done in it --------------------------------------------------------------------
 
@@ -261,13 +238,21 @@ class Machine:
         out = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout
         return dict(line.split("=", 1) for line in out.splitlines())
 
+    def _disk(self, path: str) -> Path:
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/root{self._root}/root{path}")
+
     def write(self, path: str, content: str | bytes) -> None:
         """Put a file on its disk in one piece, whether it is on or off; modes as those of `files`."""
-        assert self._process is not None
-        target = Path(f"/proc/{self._process.pid}/root{self._root}/root{path}")
+        target = self._disk(path)
         made = target.with_name(f".{target.name}.new")
         _put(made, content)
         made.replace(target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a directory from its disk, if it is there."""
+        there = self._disk(path)
+        shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
 
     def read(self, path: str) -> bytes | None:
         """Return a file's content; None where there is none."""
