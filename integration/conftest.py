@@ -45,7 +45,7 @@ def ask(server: EmbeddedServer) -> Ask:
 
 
 @pytest.fixture(scope="session")
-def package() -> Path:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the Debian package of this checkout."""
     deb.skip_unless_possible()
-    return deb.build()
+    return deb.build(tmp_path_factory.mktemp("package"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -32,12 +33,17 @@ def skip_unless_possible() -> None:
         cannot(why)
 
 
-def build() -> Path:
-    """Build the package as `make deb` does, and return it."""
-    done = subprocess.run(["make", "deb"], cwd=_REPOSITORY, capture_output=True, text=True, check=False, timeout=540)
-    assert done.returncode == 0, done.stdout + done.stderr
-    [found] = (_REPOSITORY / "dist").glob(f"keydist_{__version__}_*.deb")
-    return found
+def build(directory: Path) -> Path:
+    """Build the package as `make deb` does, and return a copy of it in a directory."""
+    (_REPOSITORY / "dist").mkdir(exist_ok=True)
+    with (_REPOSITORY / "dist" / ".lock").open("w") as lock:  # tests may run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["make", "deb"], cwd=_REPOSITORY, capture_output=True, text=True, check=False, timeout=540
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        [found] = (_REPOSITORY / "dist").glob(f"keydist_{__version__}_*.deb")
+        return Path(shutil.copy(found, directory))
 
 
 def as_release(package: Path, version: str, directory: Path) -> Path:

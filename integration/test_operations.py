@@ -36,7 +36,7 @@ _PROMISED: Final = (
 )
 """In the order in which one cluster goes through them: the page's, but that a cluster comes first."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("operations")]  # one cluster, in one process
 
 
 def test_every_runbook_that_is_promised_stands_on_the_page_and_none_that_is_not_run() -> None:
