@@ -22,6 +22,9 @@ TEST = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[
 FUZZ = .venv-fuzz
 SUITE = tests integration
 CLUSTERS = $(filter integration%,$(SUITE))
+REST = $(filter-out integration%,$(SUITE))
+# How many tests run at once; but for the clusters, which need the machine for themselves. JOBS=0: one after the other.
+JOBS ?= auto
 
 # $(call environment,FOLDER,LOCK): FOLDER holds what LOCK pins and, as an editable install, this checkout.
 # The lock on this file keeps two makes apart. --no-build-isolation: nothing unpinned takes part in a build.
@@ -50,7 +53,7 @@ demo: ## a whole cluster on this machine; ARGS="--nodes 5"
 test: ## all tests, with coverage but for the clusters: their times are those of the program as it is
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/coverage erase
-	$(TEST)/bin/coverage run -m pytest $(filter-out integration%,$(SUITE)) $(ARGS)
+	$(TEST)/bin/coverage run -m pytest --numprocesses=$(JOBS) $(REST) $(ARGS)
 	$(TEST)/bin/coverage combine --quiet 2>/dev/null # processes that tests kill with -9 leave half a file
 	rm -f .coverage.*
 	$(TEST)/bin/coverage report
@@ -64,7 +67,8 @@ test-all: ## all tests on each Python found; VERSIONS="3.12 3.13" or PYTHONS="/p
 pytest: ## all tests on one Python; PYTHON=python3.13 SUITE=tests/unit ARGS="-k token"
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python --version
-	$(TEST)/bin/python -m pytest $(SUITE) $(ARGS)
+	$(if $(REST),$(TEST)/bin/python -m pytest --numprocesses=$(JOBS) $(REST) $(ARGS))
+	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
 
 integration: ## only the tests with real servers and processes
 	$(MAKE) pytest SUITE=integration

@@ -472,7 +472,20 @@ def test_how_often_a_server_syncs_is_seen_at_its_monitoring_endpoint(
     assert node.examine("sync", "--monitor", server.url.replace("nats", "http"))["sync"]["level"] == "unseen"
 
 
-@pytest.mark.parametrize("url", ["", "n1:8222", "file:///etc/passwd", "http://u:pw@n1:8222", "http://n1:x", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "n1:8222",
+        "file:///etc/passwd",
+        "http://u:pw@n1:8222",
+        "http://n1:x",
+        "http://",
+        "http://n1/ HTTP/1.0",
+        "http://n1/\nX: y",
+        "http://n1/ü",
+    ],
+)
 def test_a_monitor_that_is_no_address(node: Examined, url: str) -> None:
     answer = node.run("doctor", "sync", "--monitor", url, "--json")
     assert (answer.code, answer.error["code"]) == (2, "usage")

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from keydist.adapters.config import TlsConfig
 from keydist.adapters.doctor import files
 from keydist.adapters.doctor.files import acting_as, below, file_at, filesystem_of, room_at
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats import monitoring
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.expiry import term_of_authorities, term_of_chain, term_of_creds, term_of_der
 from keydist.adapters.nats.greeting import address_of, greeting, is_local
@@ -169,6 +170,46 @@ def test_what_a_greeting_says_of_tls(name: str, *, offers: bool, demands: bool) 
     with speaking(b'INFO {"%s":true}\r\n' % name.encode()) as url:
         found = greeting(url, None)
         assert (found.in_clear, found.offers, found.demands) == (True, offers, demands)
+
+
+@contextmanager
+def trickling(begin: bytes) -> Iterator[int]:
+    """Listen, and say something to who connects, then one byte after the other, for ever."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with peer, suppress(OSError):
+                        peer.sendall(begin)
+                        while not ended.wait(0.05):
+                            peer.sendall(b"x")
+
+        ear = threading.Thread(target=talk, daemon=True)
+        ear.start()
+        yield server.getsockname()[1]
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+        ear.join()
+
+
+def test_a_server_that_says_a_byte_now_and_then_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "_SECONDS", 0.5)
+    with trickling(b"INFO {") as port:
+        assert "timed out" in greeting(f"nats://127.0.0.1:{port}", None, seconds=0.5).error
+    for begin in (b"", b"HTTP/1.0 200 OK\r\nX: ", b"HTTP/1.0 200 OK\r\n\r\n"):
+        with trickling(begin) as port:
+            assert "timed out" in monitoring.synced(f"http://127.0.0.1:{port}").error
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\r\n\r\n", b"HTTP/1.0 abc\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[" + b"[" * 60_000]
+)
+def test_a_monitor_may_say_anything(answer: bytes) -> None:
+    with speaking(answer) as url:
+        assert monitoring.synced(url.replace("nats", "http")).error
 
 
 def test_a_server_that_never_speaks_is_not_waited_for_long() -> None:

@@ -1,8 +1,9 @@
-"""The accounts of a keydist cluster, one for the keys and one for the followers, by the pattern that holds.
+"""The accounts of a keydist cluster: one for the keys, one for leaders, one for followers, by the pattern that holds.
 
-A request's reply subject is not checked by the server, so within an account a permission to ask is one to write.
-Followers therefore import what they may do, and a reply subject names a subject of their own account, where no
-stream listens. How the imports are written decides whether that holds: docs/nats.md.
+A request's reply subject is not checked by the server, so in the account of the streams a permission to ask is one to
+write, to purge and to delete. Leaders and followers therefore import what they may do, and a reply subject names a
+subject of their own account, where no stream listens. How the imports are written decides whether that holds:
+docs/nats.md.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ import binascii
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from keydist.adapters.nats.bucket import FOLLOWERS_READ, WHO
-from keydist.adapters.nats.permissions import CHANGES_HEARD, Permissions, Subjects, follower, leader, operator
+from keydist.adapters.nats.bucket import IMPORTED_READ, WHO
+from keydist.adapters.nats.permissions import (
+    CHANGES_HEARD,
+    RECORDS_HEARD,
+    Permissions,
+    Subjects,
+    follower,
+    leader,
+    operator,
+)
 from keydist.adapters.nats.server_text import Because
 from keydist.errors import ConfigError
 
@@ -21,15 +30,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEYS: Final = "KEYS"
+LEADERS: Final = "LEADERS"
 FLEET: Final = "FLEET"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NKEY: Final = re.compile(r"U[A-Z2-7]{55}", re.ASCII)
 _SEED: Final = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
 _USER_PREFIX: Final = 20 << 3
 _ANSWER: Final = Because({"max": 1, "expires": "5s"}, "one answer to each question that it is asked")
-_FOLLOWERS_HEAD: Final = """\
-The followers. They reach nothing of the keys' account but what is imported below. The server does not check the
-reply subject of a request: within one account, who may ask could have the answer written over the keyset."""
+_OPERATOR_HEAD: Final = "The operator, in the only account with JetStream: here a reply subject reaches everything."
+_LEADERS_HEAD: Final = """\
+The leaders. They reach nothing of the keys' account but what is imported below. The server does not check the reply
+subject of a request: in the account of the streams, who may ask could have the answer delete them."""
+_FOLLOWERS_HEAD: Final = "The followers, in the same way and with less."
+_WILDCARD: Final = "A service, with a wildcard, not renamed: every other form let users overwrite what is not theirs."
+_RENAMED: Final = "renamed: under its own name it does not work across accounts"
 
 
 class User(NamedTuple):
@@ -84,33 +98,96 @@ def check_nkey(name: str, text: str) -> str:
     return text
 
 
+class _Import(NamedTuple):
+    """What an account imports of the keys' account, and why; `to`: under another name."""
+
+    subject: str
+    why: str
+    to: str | None = None
+    kind: str = "service"
+
+    def rendered(self) -> Because:
+        """Return it as the importing account has it."""
+        renamed = {} if self.to is None else {"to": self.to}
+        return Because({self.kind: {"account": KEYS, "subject": self.subject}} | renamed, self.why)
+
+
+def _for_all(use: Subjects) -> list[_Import]:
+    return [
+        _Import(use.direct_get, "a read of the keyset from any replica"),
+        _Import(use.leader_get, f"a read from the stream's leader, {_RENAMED}", IMPORTED_READ),
+        _Import(f"{use.records}*", f"its own record. {_WILDCARD}"),
+        _Import(f"{use.trail}*", f"its own audit trail. {_WILDCARD}"),
+        _Import(CHANGES_HEARD, "hears that the keyset changed", kind="stream"),
+    ]
+
+
+def _for_leaders(use: Subjects) -> list[_Import]:
+    return [
+        _Import(use.entry, "writes the keyset"),
+        _Import(use.info, f"how the keyset's stream is, {_RENAMED}", use.imported_info),
+        _Import(use.records_info, f"how the records' stream is, {_RENAMED}", use.imported_records_info),
+        _Import(use.records_get, "reads all records"),
+        _Import(use.trail_get, "reads the audit trail of all nodes"),
+        _Import(f"{use.trail_get}.>", "reads the audit trail of one node"),
+        _Import(RECORDS_HEARD, "hears records as they are written", kind="stream"),
+    ]
+
+
+def _for_followers(use: Subjects) -> list[_Import]:
+    return [_Import(f"{use.trail_last}*", f"the end of its own trail. {_WILDCARD}")]
+
+
 def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     """Return the member `accounts` of a nats-server configuration. Raises `ConfigError` for names and nkeys.
 
     The first user of a role carries the reason of each permission, the others are the same with their own names.
     """
     _check(users)
-    imported = [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
-    in_keys = [
-        *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
-        *_users(users.leaders, leader, use, "a leader: writes the keyset"),
-    ]
+    imported = {LEADERS: [*_for_all(use), *_for_leaders(use)], FLEET: [*_for_all(use), *_for_followers(use)]}
+    in_keys = _users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes")
+    in_leaders = _users(users.leaders, leader, use, "a leader: writes the keyset")
     in_fleet = _users(users.followers, follower, use, "a follower: reads the keyset")
-    question = Because({"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches followers")
-    answers = {"service": WHO, "accounts": [KEYS], "response_type": "stream"}
     return {
         KEYS: {
             "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
-            "users": Because(in_keys, "Operator and leaders, in the only account with JetStream."),
-            "exports": _exports(use, imported),
-            "imports": [question],
+            "users": Because(in_keys, _OPERATOR_HEAD),
+            "exports": _exports(imported),
+            "imports": [_asks(LEADERS, "the operator's question reaches leaders, and by them followers")],
+        },
+        LEADERS: {
+            "users": Because(in_leaders, _LEADERS_HEAD),
+            "exports": [_answers(KEYS)],
+            "imports": [*_rendered(imported[LEADERS]), _asks(FLEET, "a leader's question reaches followers")],
         },
         FLEET: {
             "users": Because(in_fleet, _FOLLOWERS_HEAD),
-            "exports": [Because(answers, "every follower may answer, so the answers are many")],
-            "imports": _imports(use, imported),
+            "exports": [_answers(LEADERS)],
+            "imports": _rendered(imported[FLEET]),
         },
     }
+
+
+def _rendered(imported: list[_Import]) -> list[object]:
+    return [one.rendered() for one in imported]
+
+
+def _exports(imported: dict[str, list[_Import]]) -> list[object]:
+    """Return what the keys' account lets others import, each with the accounts that do."""
+    whose: dict[tuple[str, str], list[str]] = {}
+    for account, several in imported.items():
+        for one in several:
+            whose.setdefault((one.kind, one.subject), []).append(account)
+    return [{kind: subject, "accounts": allowed} for (kind, subject), allowed in whose.items()]
+
+
+def _asks(account: str, why: str) -> Because:
+    return Because({"service": {"account": account, "subject": WHO}}, why)
+
+
+def _answers(account: str) -> Because:
+    answers = {"service": WHO, "accounts": [account], "response_type": "stream"}
+    return Because(answers, "whoever lives may answer, so the answers are many")
 
 
 def _check(users: Users) -> None:
@@ -147,27 +224,3 @@ def _user(user: User, may: Permissions, about: str) -> Because:
         permissions["allow_responses"] = _ANSWER if about else _ANSWER.value
     head = f"{user.name}, {about}; the reason for each permission stands beside it" if about else user.name
     return Because({"nkey": user.nkey, "permissions": permissions}, head)
-
-
-def _exports(use: Subjects, imported: list[str]) -> list[object]:
-    services = [use.direct_get, use.leader_get, *imported]
-    return [
-        *({"service": subject, "accounts": [FLEET]} for subject in services),
-        {"stream": CHANGES_HEARD, "accounts": [FLEET]},
-    ]
-
-
-def _imports(use: Subjects, imported: list[str]) -> list[object]:
-    def of_keys(subject: str) -> dict[str, str]:
-        return {"account": KEYS, "subject": subject}
-
-    wildcard = "A service, with a wildcard, not renamed: every other form let followers overwrite what is not theirs."
-    return [
-        Because({"service": of_keys(use.direct_get)}, "a follower reads the keyset"),
-        Because(
-            {"service": of_keys(use.leader_get), "to": FOLLOWERS_READ},
-            "the leader's read: under its own name it does not work across accounts",
-        ),
-        *(Because({"service": of_keys(subject)}, wildcard) for subject in imported),
-        Because({"stream": of_keys(CHANGES_HEARD)}, "hears that the keyset changed"),
-    ]

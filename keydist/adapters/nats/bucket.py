@@ -11,8 +11,10 @@ CHANGED: Final = "keydist.changed"
 NODES: Final = "keydist.nodes"
 TRAIL: Final = "keydist.audit"
 WHO: Final = "keydist.who"
-FOLLOWERS_READ: Final = "keydist.current"
-"""The leader's read in the followers' account: under its own name it does not work across accounts."""
+IMPORTED_READ: Final = "keydist.current"
+"""The read from the stream's leader as other accounts import it: see `renamed`."""
+IMPORTED_INFO: Final = "keydist.info"
+"""How a stream is, as other accounts import it: `<IMPORTED_INFO>.<stream>`."""
 _NANOSECONDS: Final = 1_000_000_000
 
 

@@ -112,17 +112,24 @@ class Unit(NamedTuple):
         """Whether it is installed."""
         return self.load not in ("not-found", "")
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether a person decided that it is not to be started."""
+        return self.load == "masked"
+
 
 def units(found: Sequence[Unit]) -> Verdict:
     """Judge the units of keydist."""
     there = [unit for unit in found if unit.is_there]
     if not there:
         return unseen("no unit of keydist is installed", "where systemd is to run it, see systemd/README.md")
-    has_agent = any(unit.name == AGENT_UNIT for unit in there)
+    has_agent = any(unit.name == AGENT_UNIT and not unit.is_masked for unit in there)
     return together(_unit(unit, has_agent=has_agent) for unit in there)
 
 
 def _unit(unit: Unit, *, has_agent: bool) -> Verdict:
+    if unit.is_masked:
+        return fine(f"{unit.name} is masked")
     if unit.load != "loaded":
         fix = f"see: systemd-analyze verify {unit.name}"
         return failed(TransientError, f"{unit.name} cannot be loaded", found=unit.load, fix=fix)
