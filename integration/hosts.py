@@ -24,7 +24,7 @@ _REPOSITORY: Final = Path(__file__).parent.parent
 _KNOWN: Final = "known"
 _SHELL: Final = ("bash", "-eo", "pipefail", "-c")
 _PATH: Final = "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PATIENCE: Final = 240.0
+_PATIENCE: Final = 600.0
 # Times of the policy, which is set at the first start: production waits a quarter of an hour before a key may sign.
 _HASTE: Final = (
     "KEYDIST_HEARTBEAT=3s",
