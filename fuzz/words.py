@@ -13,7 +13,7 @@ from typing import Final
 _WORD: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[A-Za-z0-9_.+/-]+')
 _BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 ODD: Final = (
-    *(b"null", b"true", b"-1", b"0", b"7", b"1.5", b"1e999", b"9007199254740993", b"9" * 5000),
+    *(b"null", b"true", b"false", b"-1", b"0", b"7", b"1.5", b"1e999", b"9007199254740993", b"9" * 5000),
     *(b'""', b'"x"', b'"\\u0000"', b'"\\ud800"', b'"\xc2\xb2"', b"\xc2\xb2", b"\xff", b"", b" ", b"\r\n"),
     *(b"[]", b"{}", b'["x"]', b"[[]]", b'{"x":null}', b'"' + b"9" * 5000 + b'"', b"[" * 900 + b"]" * 900),
 )
