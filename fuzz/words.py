@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 _WORD: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[A-Za-z0-9_.+/-]+')
@@ -43,7 +43,7 @@ def swapped(raw: bytes, place: int, other: int) -> bytes:
     return raw[:start] + others[other % len(others)] + raw[end:]
 
 
-def some_swapped(several: Iterable[bytes], *, most: int) -> list[bytes]:
-    """Return texts with each odd thing in each place, or so many of them; the same ones in every run."""
-    found = [raw[:begin] + odd + raw[end:] for raw in several for begin, end in _places(raw) for odd in ODD]
+def some_swapped(raw: bytes, *, most: int) -> list[bytes]:
+    """Return a text with each odd thing in each place, or so many of them; the same ones in every run."""
+    found = [raw[:begin] + odd + raw[end:] for begin, end in _places(raw) for odd in ODD]
     return random.Random(len(found)).sample(found, min(len(found), most))
