@@ -23,8 +23,14 @@ FUZZ = .venv-fuzz
 SUITE = tests integration
 CLUSTERS = $(filter integration%,$(SUITE))
 REST = $(filter-out integration%,$(SUITE))
-# How many tests run at once; but for the clusters, which need the machine for themselves. JOBS=0: one after the other.
+# How many tests run at once; but for those that need the machine for themselves. JOBS=0: one after the other.
 JOBS ?= auto
+
+# Clusters: file by file at once, then those that need the machine for themselves. 5: there are none of that kind.
+define clusters
+$(TEST)/bin/python -m pytest --numprocesses=$(JOBS) --dist=loadfile -m 'not alone' $(CLUSTERS) $(ARGS) || [ $$? = 5 ]
+$(TEST)/bin/python -m pytest -m alone $(CLUSTERS) $(ARGS) || [ $$? = 5 ]
+endef
 
 # $(call environment,FOLDER,LOCK): FOLDER holds what LOCK pins and, as an editable install, this checkout.
 # The lock on this file keeps two makes apart. --no-build-isolation: nothing unpinned takes part in a build.
@@ -58,7 +64,7 @@ test: ## all tests, with coverage but for the clusters: their times are those of
 	rm -f .coverage.*
 	$(TEST)/bin/coverage report
 	$(TEST)/bin/coverage report --include='keydist/core/*' --fail-under=100
-	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
+	$(if $(CLUSTERS),$(clusters))
 
 test-all: ## all tests on each Python found; VERSIONS="3.12 3.13" or PYTHONS="/path/to/python ..."
 	echo "Pythons found of $(VERSIONS): $(or $(PYTHONS),none)"
@@ -68,7 +74,7 @@ pytest: ## all tests on one Python; PYTHON=python3.13 SUITE=tests/unit ARGS="-k 
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python --version
 	$(if $(REST),$(TEST)/bin/python -m pytest --numprocesses=$(JOBS) $(REST) $(ARGS))
-	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
+	$(if $(CLUSTERS),$(clusters))
 
 integration: ## only the tests with real servers and processes
 	$(MAKE) pytest SUITE=integration

@@ -12,6 +12,7 @@ import pytest
 from integration.mixture import Mixture, seed_from_environment
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_the_promises_hold_in_a_random_mixture_of_faults(tmp_path: Path) -> None:
     seed = seed_from_environment()

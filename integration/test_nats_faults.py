@@ -39,7 +39,7 @@ _GENESIS_SECONDS: Final = 0.8
 """About as long as two leaders need for a first key, with all loaded."""
 _COMMAND_SECONDS: Final = 1.5
 _LATE: Final = 60.0
-pytestmark = pytest.mark.timeout(180 + 60 * ROUNDS)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180 + 60 * ROUNDS)]
 
 
 @pytest.fixture(scope="module")
