@@ -1,4 +1,4 @@
-"""Three nats-servers on loopback, started with exactly what `keydist store config --dev-pki` writes: TLS and all."""
+"""Nats-servers on loopback, started with exactly what `keydist store config --dev-pki` writes: TLS and all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def run_keydist(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Secured:
-    """The servers, and their users by name; `directory` is what `--dev-pki` names."""
+    """The servers, and their users by name; `directory` is what `--dev-pki` names.
+
+    `more` are further arguments of `store config`, `init` is the command that makes the streams.
+    """
 
     def __init__(
         self,
@@ -50,11 +53,14 @@ class Secured:
         leaders: Iterable[str] = ("lead-1", "lead-2"),
         followers: Iterable[str] = ("node-a", "node-b"),
         hosts: Iterable[str] = HOSTS,
+        more: Iterable[str] = (),
+        init: Iterable[str] = ("store", "init"),
     ) -> None:
         self.directory = directory / "pki"
         self.leaders, self.followers, self.hosts = tuple(leaders), tuple(followers), tuple(hosts)
-        self._reserved = [ReservedPort() for _ in range(3)]
-        self.client_port, self.route_port, self.monitor_port = (port.number for port in self._reserved)
+        self._more, self._init = tuple(more), tuple(init)
+        self._reserved = [ReservedPort() for _ in range(4)]
+        self.client_port, self.route_port, self.monitor_port, self.leaf_port = (port.number for port in self._reserved)
         self._servers = [ServerProcess(self.directory / host / "nats-server.conf") for host in self.hosts]
 
     @property
@@ -63,7 +69,7 @@ class Secured:
         made = [f"--server={host}={host}:{self.client_port}" for host in self.hosts]
         made += [f"--leader={','.join(self.leaders)}", f"--follower={','.join(self.followers)}"]
         made += [f"--listen={{name}}:{self.client_port}", f"--routes={{name}}:{self.route_port}"]
-        made += [f"--monitor={{name}}:{self.monitor_port}"]
+        made += [f"--monitor={{name}}:{self.monitor_port}", f"--leaf={{name}}:{self.leaf_port}", *self._more]
         return [*made, f"--files-dir={self.directory}/{{name}}", f"--store-dir={self.directory}/{{name}}/store"]
 
     def write(self, *more: str) -> dict[str, Any]:
@@ -79,7 +85,7 @@ class Secured:
             self.start_server(number)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:  # until the servers have found each other, and a leader of JetStream
-            made = self.keydist("operator", "store", "init")
+            made = self.keydist("operator", *self._init)
             if made.returncode == 0:
                 return
             assert not any(server.has_ended() for server in self._servers), self.logs()

@@ -24,7 +24,9 @@ _HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 _SERVER: Final = re.compile(rf"({_HOST})(?:=({_HOST})(?::([0-9]{{1,5}}))?)?", re.ASCII)
 _URL: Final = re.compile(rf"(?:nats|tls)://({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
 _PLACE: Final = re.compile(r"(?:[0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]|\{name\}|\{host\}):[0-9]{1,5}", re.ASCII)
+_HOME: Final = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
 _CLIENT_PORT: Final = 4222
+_LEAF_PORT: Final = 7422
 _MAX_PORT: Final = 65_535
 
 
@@ -81,6 +83,20 @@ def store_config(
     monitor: Annotated[
         str, typer.Option("--monitor", metavar="ADDRESS", help="Where a server answers health checks.")
     ] = "127.0.0.1:8222",
+    link: Annotated[
+        list[str] | None,
+        typer.Option("--link", metavar="REGION[=NKEY]", help="A region that may link to these servers."),
+    ] = None,
+    leaf: Annotated[
+        str, typer.Option("--leaf", metavar="ADDRESS", help="Where a server listens for regions' links.")
+    ] = "0.0.0.0:7422",
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="NAME", help="The servers and followers are this region's.")
+    ] = None,
+    home: Annotated[
+        list[str] | None,
+        typer.Option("--home", metavar="HOST[:PORT]", help="Where a region links to; again for more servers."),
+    ] = None,
     cluster: Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Instead of cluster:.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that differ; never a seed or a private key.")
@@ -98,7 +114,8 @@ def store_config(
         from keydist.adapters.store_files import Layout  # noqa: PLC0415 - what it needs, no other command does
 
         _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
-        _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor})
+        _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor, "--leaf": leaf})
+        _check_region(region, home, link)
         name = cluster or ("dev" if dev_pki is not None and config is None else None)
         settings = configured(config, {"cluster": name} if name else {})
         is_default = dev_pki is not None and not (leader or follower)
@@ -116,6 +133,10 @@ def store_config(
             files_dir=files_dir,
             store_dir=store_dir,
             client_certificates=client_certificates,
+            links=_named(link or []),
+            leaf=leaf,
+            region=region,
+            home=_homes(home or []),
         )
         directory = dev_pki if dev_pki is not None else out
         if directory is None:
@@ -155,6 +176,27 @@ def _check_addresses(addresses: dict[str, str]) -> None:
                 expected="an IP address, {name} or {host}, with a port",
                 found=ascii(address)[:80],
             )
+
+
+def _check_region(region: str | None, home: list[str] | None, link: list[str] | None) -> None:
+    from keydist.adapters.nats.accounts import check_name  # noqa: PLC0415 - as above
+
+    if (region is None) != (not home):
+        raise UsageError("--region and --home go together", fix="name both: the region, and where it links to")
+    if region is not None:
+        check_name(region)
+        if link:
+            raise UsageError("a region takes no links", fix="--link is for the servers at home")
+
+
+def _homes(texts: list[str]) -> tuple[str, ...]:
+    found = []
+    for text in texts:
+        match = _HOME.fullmatch(text)
+        if match is None or int(match[2] or 0) > _MAX_PORT:
+            raise UsageError("--home is not well formed", expected="HOST[:PORT]", found=ascii(text)[:80])
+        found.append(f"{match[1]}:{match[2] or _LEAF_PORT}")
+    return tuple(found)
 
 
 def _named(texts: list[str]) -> tuple[Named, ...]:
@@ -208,13 +250,14 @@ def _print(layout: Layout, *, as_json: bool) -> int:
 
 def _wanted(layout: Layout, directory: str, *, seeds: bool, dev: bool) -> list[Wanted]:
     from keydist.adapters.file_set import read_file  # noqa: PLC0415 - as above
-    from keydist.adapters.store_files import dev_files, seeds_of, wanted_files  # noqa: PLC0415
+    from keydist.adapters.store_files import SEED, dev_files, seeds_of, wanted_files  # noqa: PLC0415
 
     def read(path: str, secret: bool) -> bytes | None:
         return read_file(directory, path, secret=secret)
 
     held = seeds_of(layout, read, SystemEntropy().random if seeds or dev else None)
-    wanted = wanted_files(layout, held)
+    link = read(f"{layout.region}/{SEED}", True) if layout.region is not None else None  # noqa: FBT003 - a secret
+    wanted = wanted_files(layout, held, link)
     return [*dev_files(layout, read, SystemClock().now()), *wanted] if dev else wanted
 
 
@@ -241,6 +284,7 @@ def _show(directory: str, wanted: list[Wanted], states: list[State], *, dry_run:
 def _tell_next(directory: str, layout: Layout) -> None:
     tell("keydist: for development only: the CAs' keys are in there too. Next, with the servers running:")
     tell(f"  keydist token generate --out {directory}/token")
-    tell(f"  keydist store init --config {directory}/{layout.operator.name}/keydist.yaml")
-    for one in (*layout.leaders, *layout.followers):
+    mirror = "" if layout.region is None else " --mirror"
+    tell(f"  keydist store init{mirror} --config {directory}/{layout.operator.name}/keydist.yaml")
+    for one in layout.nodes[1:]:
         tell(f"  keydist bootstrap --config {directory}/{one.name}/keydist.yaml")

@@ -13,7 +13,17 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from keydist.adapters.nats.bucket import FOLLOWERS_READ, WHO
-from keydist.adapters.nats.permissions import CHANGES_HEARD, Permissions, Subjects, follower, leader, operator
+from keydist.adapters.nats.permissions import (
+    CHANGES_HEARD,
+    Permissions,
+    Subjects,
+    follower,
+    inbox,
+    leader,
+    mirror_operator,
+    operator,
+)
+from keydist.adapters.nats.regions import link, mappings_here, mappings_home
 from keydist.adapters.nats.server_text import Because
 from keydist.errors import ConfigError
 
@@ -31,6 +41,9 @@ _FOLLOWERS_HEAD: Final = """\
 The followers. They reach nothing of the keys' account but what is imported below. The server does not check the
 reply subject of a request: within one account, who may ask could have the answer written over the keyset."""
 
+_LINK_HEAD: Final = "What comes by a region's link, and what it stands for: a link can ask nothing else of JetStream."
+_HOME_HEAD: Final = "What goes home, and its name on the link: JetStream's own subjects do not cross it."
+
 
 class User(NamedTuple):
     """A user by name (a node's, or the operator's) and public nkey."""
@@ -40,16 +53,17 @@ class User(NamedTuple):
 
 
 class Users(NamedTuple):
-    """Everybody who may connect."""
+    """Everybody who may connect; `links` are regions' servers."""
 
     operator: User
     leaders: tuple[User, ...]
     followers: tuple[User, ...]
+    links: tuple[User, ...] = ()
 
     @property
     def everybody(self) -> tuple[User, ...]:
         """All of them, the operator first."""
-        return (self.operator, *self.leaders, *self.followers)
+        return (self.operator, *self.leaders, *self.followers, *self.links)
 
 
 def check_name(name: str) -> str:
@@ -90,27 +104,66 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     The first user of a role carries the reason of each permission, the others are the same with their own names.
     """
     _check(users)
-    imported = [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
+    asking = tuple(user.name for user in (*users.leaders, users.operator))
     in_keys = [
         *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
         *_users(users.leaders, leader, use, "a leader: writes the keyset"),
+        *_users(users.links, lambda _name, use: link(use, asking), use, "a region's link to home"),
     ]
-    in_fleet = _users(users.followers, follower, use, "a follower: reads the keyset")
     question = Because({"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches followers")
     answers = {"service": WHO, "accounts": [KEYS], "response_type": "stream"}
+    mapped = {"mappings": Because(mappings_home(use), _LINK_HEAD)} if users.links else {}
     return {
         KEYS: {
             "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
+            **mapped,
             "users": Because(in_keys, "Operator and leaders, in the only account with JetStream."),
-            "exports": _exports(use, imported),
+            "exports": _exports(use),
             "imports": [question],
         },
         FLEET: {
-            "users": Because(in_fleet, _FOLLOWERS_HEAD),
+            "users": _followers(users.followers, use),
             "exports": [Because(answers, "every follower may answer, so the answers are many")],
-            "imports": _imports(use, imported),
+            "imports": _imports(use),
         },
     }
+
+
+def region_accounts(users: Users, use: Subjects, asking: tuple[str, ...]) -> dict[str, Any]:
+    """Return the member `accounts` of a region's servers; `asking` are the users at home who ask for the living.
+
+    What followers may do is what they may do at home. Raises `ConfigError` for names and nkeys.
+    """
+    _check(users)
+    in_keys = _users((users.operator,), mirror_operator, use, "the operator: makes the mirror")
+    inboxes = [inbox(check_name(name)).subject for name in asking]
+    why = "a question is heard by who subscribes to it: where nobody does, home is told so at once"
+    questions = [Because({"stream": {"account": KEYS, "subject": WHO}}, why)]
+    answers = [{"service": {"account": KEYS, "subject": subject}} for subject in inboxes]
+    return {
+        KEYS: {
+            "jetstream": {"max_streams": Because(1, f"the mirror of {use.streams[0]}, and nothing else")},
+            "mappings": Because(mappings_here(use), _HOME_HEAD),
+            "users": Because(in_keys, "The operator, in the only account with JetStream and the link to home."),
+            "exports": [
+                *_exports(use),
+                {"stream": WHO, "accounts": [FLEET]},
+                *({"service": subject, "accounts": [FLEET]} for subject in inboxes),
+            ],
+        },
+        FLEET: {
+            "users": _followers(users.followers, use),
+            "imports": [*_imports(use), *questions, *answers],
+        },
+    }
+
+
+def _followers(users: tuple[User, ...], use: Subjects) -> Because:
+    return Because(_users(users, follower, use, "a follower: reads the keyset"), _FOLLOWERS_HEAD)
+
+
+def _imported(use: Subjects) -> list[str]:
+    return [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
 
 
 def _check(users: Users) -> None:
@@ -149,15 +202,15 @@ def _user(user: User, may: Permissions, about: str) -> Because:
     return Because({"nkey": user.nkey, "permissions": permissions}, head)
 
 
-def _exports(use: Subjects, imported: list[str]) -> list[object]:
-    services = [use.direct_get, use.leader_get, *imported]
+def _exports(use: Subjects) -> list[object]:
+    services = [use.direct_get, use.leader_get, *_imported(use)]
     return [
         *({"service": subject, "accounts": [FLEET]} for subject in services),
         {"stream": CHANGES_HEARD, "accounts": [FLEET]},
     ]
 
 
-def _imports(use: Subjects, imported: list[str]) -> list[object]:
+def _imports(use: Subjects) -> list[object]:
     def of_keys(subject: str) -> dict[str, str]:
         return {"account": KEYS, "subject": subject}
 
@@ -168,6 +221,6 @@ def _imports(use: Subjects, imported: list[str]) -> list[object]:
             {"service": of_keys(use.leader_get), "to": FOLLOWERS_READ},
             "the leader's read: under its own name it does not work across accounts",
         ),
-        *(Because({"service": of_keys(subject)}, wildcard) for subject in imported),
+        *(Because({"service": of_keys(subject)}, wildcard) for subject in _imported(use)),
         Because({"stream": of_keys(CHANGES_HEARD)}, "hears that the keyset changed"),
     ]

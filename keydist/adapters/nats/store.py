@@ -88,8 +88,6 @@ class NatsKeysetStore:
                 reply = await self._connection.request(other, query)
             except ForbiddenError:
                 raise forbidden from None
-            if reply.status == NOBODY:  # not a follower's account: what it was denied is the matter
-                raise forbidden from None
             self._leader_read = other
             return reply
 
@@ -157,6 +155,10 @@ class NatsKeysetStore:
     async def ensure_bucket(self, *, replicas: int | None) -> tuple[bool, list[str]]:
         """Make or check the keyset's bucket: whether it was made, and what is wrong with it."""
         return await ensure_bucket(self._connection, self._bucket, streams.keyset_stream, replicas=replicas)
+
+    async def ensure_mirror(self, *, replicas: int | None) -> tuple[bool, list[str]]:
+        """Make or check a region's mirror of the bucket: whether it was made, and what is wrong with it."""
+        return await ensure_bucket(self._connection, self._bucket, streams.mirror_stream, replicas=replicas)
 
     async def close(self) -> None:
         """Let go of the connection; see `KeysetStore`."""
