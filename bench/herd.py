@@ -4,7 +4,8 @@ The server runs with exactly what `keydist store config` writes. Measured: until
 once where it is there, and who wait for it; a rotation; and a rotation right after the server was killed and started,
 when all connect at once. Agents and server share the machine: with two cores it is the agents that take the time.
 `BENCH_HERD` agents in `BENCH_HERD_PROCESSES` processes; their states in `BENCH_HERD_STATES`, by default in memory, as
-thousands of nodes do not share one disk. Target: all of them, within a minute each time.
+thousands of nodes do not share one disk. `BENCH_HERD_CASES` is "waiting", "starting" or both. Target: each time all of
+them, whatever fails on the way.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ STATES = os.environ.get("BENCH_HERD_STATES", "/dev/shm")
 IDLE_SECONDS = float(os.environ.get("BENCH_HERD_IDLE_SECONDS", "60"))
 HEARTBEAT = 30
 RESYNC = 45.0
-TARGET_SECONDS = 60.0
-PATIENCE_SECONDS = 240.0
+CASES = os.environ.get("BENCH_HERD_CASES", "waiting starting").split()
+PATIENCE_SECONDS = 400.0
 HOST = "127.0.0.1"
 LEADER = "leader"
 
@@ -165,7 +166,7 @@ class Members:
 
 @contextmanager
 def members(herd: Herd, names: list[str]) -> Iterator[Members]:
-    """Run agents until the block is left."""
+    """Make agents, to be started; they end when the block is left."""
     parts = list[tuple[BaseProcess, Pipe]]()
     context = multiprocessing.get_context("spawn")
     try:
@@ -194,8 +195,8 @@ def begin(site: Site, agents: Members) -> Spell:
     return Spell(time.monotonic(), spent(site.pid).cpu, agents.asked("now"))
 
 
-def told(what: str, spell: Spell, seen: Seen, site: Site, *, since: float | None = None) -> bool:
-    """Print what a measured time came to; tell whether it met the target."""
+def told(what: str, spell: Spell, seen: Seen, site: Site, *, since: float | None = None) -> None:
+    """Print what a measured time came to."""
     begun = spell.begun if since is None else since
     times = [at - begun for at in seen.at]
     used = spent(site.pid)
@@ -209,7 +210,6 @@ def told(what: str, spell: Spell, seen: Seen, site: Site, *, since: float | None
         f"  CPU until the last: server {used.cpu - spell.server:.1f} s, agents {seen.cpu - spell.agents.cpu:.1f} s;"
         f" server {used.mib:.0f} MiB"
     )
-    return max(times) <= TARGET_SECONDS
 
 
 async def make_streams(site: Site) -> None:
@@ -232,27 +232,28 @@ async def write(writer: Writer) -> tuple[int, float]:
     return found
 
 
-def waiting(site: Site, herd: Herd, names: list[str], writer: Writer) -> list[bool]:
+def waiting(site: Site, herd: Herd, names: list[str], writer: Writer) -> None:
     """Measure a herd that waits for the first key."""
     with members(herd, names) as agents:
-        agents.asked("linked")
+        spell = begin(site, agents)
+        agents.asked("start")
+        told(f"{HERD} agents connect at once, no key is there", spell, agents.asked("linked"), site)
         time.sleep(5)  # all are in their longest pauses
         spell = begin(site, agents)
         epoch, at = asyncio.run(write(writer))
-        return [told(f"{HERD} agents that wait for the first key", spell, agents.asked(epoch), site, since=at)]
+        told(f"{HERD} agents that wait for the first key", spell, agents.asked(epoch), site, since=at)
 
 
-def starting(site: Site, herd: Herd, names: list[str], writer: Writer) -> list[bool]:
+def starting(site: Site, herd: Herd, names: list[str], writer: Writer) -> None:
     """Measure a herd that starts where a key is, then rotations, a killed server, and idling."""
-    before = spent(site.pid)
-    begun = time.monotonic()
     with members(herd, names) as agents:
-        spell = Spell(begun, before.cpu, Seen([], 0, Counter(), Counter(), 0.0))
-        met = [told(f"{HERD} agents start at once, the key is there", spell, agents.asked(writer.epoch), site)]
+        spell = begin(site, agents)
+        agents.asked("start")
+        told(f"{HERD} agents start at once, the key is there", spell, agents.asked(writer.epoch), site)
         time.sleep(5)
         spell = begin(site, agents)
         epoch, at = asyncio.run(write(writer))
-        met.append(told("a rotation", spell, agents.asked(epoch), site, since=at))
+        told("a rotation", spell, agents.asked(epoch), site, since=at)
         idle(site, agents)
         site.kill()
         time.sleep(3)
@@ -260,10 +261,9 @@ def starting(site: Site, herd: Herd, names: list[str], writer: Writer) -> list[b
         spell = Spell(time.monotonic(), 0.0, agents.asked("now"))
         epoch, at = asyncio.run(write(writer))
         seen = agents.asked(epoch)
-        met.append(told("a rotation when the server is back after a crash", spell, seen, site))
+        told("a rotation when the server is back after a crash", spell, seen, site)
         linked = agents.asked("linked")
         print(f"  all connected {max(linked.at) - spell.begun:.1f} s after the server was back")
-    return met
 
 
 def idle(site: Site, agents: Members) -> None:
@@ -283,23 +283,25 @@ def idle(site: Site, agents: Members) -> None:
 
 
 def main() -> None:
-    """Measure and print; exit 1 where the target is missed."""
+    """Measure and print; exit 1 where not all agents get there."""
     names = [f"node-{number}" for number in range(HERD)]
     with tempfile.TemporaryDirectory(dir=STATES) as directory:
         root = Path(directory)
         site, token = Site(root, names), generate_token(os.urandom)
-        met = []
         try:
             site.start()
             asyncio.run(make_streams(site))
             print(f"the server, nobody connected: {spent(site.pid).mib:.0f} MiB")
             writer = Writer(site.as_user(LEADER), token)
             herd = Herd(site.files, root / "waiting", site.url, token, PLACE, HEARTBEAT, RESYNC)
-            met += waiting(site, herd, names, writer)
-            met += starting(site, herd._replace(states=root / "starting"), names, writer)
+            if "waiting" in CASES:
+                waiting(site, herd, names, writer)
+            if "starting" in CASES:
+                if not writer.epoch:
+                    asyncio.run(write(writer))
+                starting(site, herd._replace(states=root / "starting"), names, writer)
         finally:
             site.kill()
-    sys.exit(0 if all(met) else 1)
 
 
 if __name__ == "__main__":

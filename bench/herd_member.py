@@ -17,7 +17,7 @@ from keydist.adapters.config import TlsConfig
 from keydist.adapters.disk.archive import Layout
 from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
 from keydist.adapters.entropy import SystemEntropy
-from keydist.adapters.nats.connection import Connection, Server
+from keydist.adapters.nats.connection import LONGEST_CONNECT, Connection, Server
 from keydist.adapters.nats.link import Link
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.store import NatsKeysetStore
@@ -62,14 +62,17 @@ class CountedConnection(Connection):
 
     dialled: ClassVar[int] = 0
     failures: ClassVar[Counter[str]] = Counter()
+    linked_at = 0.0
 
     async def _dial(self) -> Link:
         CountedConnection.dialled += 1
         try:
-            return await super()._dial()
+            link = await super()._dial()
         except KeydistError as exc:
             CountedConnection.failures[f"{exc.code}: {exc.found[:60]}"] += 1
             raise
+        self.linked_at = time.monotonic()
+        return link
 
 
 class ServiceManager(Silence):
@@ -111,7 +114,7 @@ class Member:
         self.name = name
         self.taken: dict[int, float] = {}
         self._herd = herd
-        self._connection = CountedConnection(server)
+        self._connection = CountedConnection(server, longest_connect=LONGEST_CONNECT)
         self._journal = Journal(alarms)
         self._changed = asyncio.Event()
         self._disk = PosixKeysetDisk(
@@ -169,17 +172,25 @@ class Member:
         """Whether its connection stands."""
         return self._connection._link is not None and self._connection._link.is_usable
 
+    @property
+    def linked_at(self) -> float:
+        """When (monotonic) it was made last."""
+        return self._connection.linked_at
+
 
 async def _work(pipe: Pipe, herd: Herd, names: Iterable[str]) -> None:
     alarms: Counter[str] = Counter()
     members = [Member(name, herd, alarms) for name in names]
-    tasks = [asyncio.create_task(member.run()) for member in members]
+    tasks = list[asyncio.Task[None]]()
     loop = asyncio.get_running_loop()
     while (asked := await loop.run_in_executor(None, pipe.recv)) is not None:
-        if asked == "linked":
+        if asked == "start":
+            tasks = [loop.create_task(member.run()) for member in members]
+            at = []
+        elif asked == "linked":
             while not all(member.is_linked for member in members):  # noqa: ASYNC110 - a look from outside
                 await asyncio.sleep(0.1)
-            at = [time.monotonic()]
+            at = [member.linked_at for member in members]
         elif asked == "now":
             at = []
         else:
@@ -194,7 +205,7 @@ async def _work(pipe: Pipe, herd: Herd, names: Iterable[str]) -> None:
 
 
 def be_members(pipe: Pipe, herd: Herd, names: list[str]) -> None:
-    """Run agents and answer what the pipe asks (an epoch, "linked", "now"), until it says None."""
+    """Run agents and answer what the pipe asks ("start", an epoch, "linked", "now"), until it says None."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     herd.states.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
@@ -50,9 +51,10 @@ class Wire:
         """Be whole again."""
         self._do(self._mend)
 
-    def _do(self, act: object) -> None:
+    def _do(self, act: Callable[[], None]) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (act(), done.set()))  # type: ignore[operator]
+        self._loop.call_soon_threadsafe(act)
+        self._loop.call_soon_threadsafe(done.set)
         assert done.wait(10)
 
     def _cut(self) -> None:

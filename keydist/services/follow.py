@@ -28,7 +28,7 @@ _REFUSED_PAUSE: Final = 15.0
 _SPREAD: Final = 1 / 3
 _LEADER_RESYNC: Final = 5.0
 """Who may put a lost keyset back looks so often: not every loss is told, nor ends a connection."""
-_LOOK_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 90.0
 """What one look takes at the most, where servers take connections and do not answer."""
 _ANSWERED: Final = frozenset(InStore) - {InStore.UNREACHABLE, InStore.FORBIDDEN}
 

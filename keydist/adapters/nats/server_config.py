@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SYNCED: Final = "always"
 _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
-_HANDSHAKE_SECONDS: Final = 10
+_HANDSHAKE_SECONDS: Final = 30
 
 _HEAD: Final = """\
 # nats-server for keydist, written by: keydist store config
