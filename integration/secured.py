@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -38,6 +39,18 @@ def run_keydist(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def said_after_handshake(host: str, port: int, context: ssl.SSLContext) -> bytes:
+    """Return what a server says to who has this certificate; nothing where it refuses the handshake."""
+    try:
+        with (
+            socket.create_connection((host, port), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            return secure.recv(4096)
+    except OSError:
+        return b""
 
 
 class Secured:

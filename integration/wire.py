@@ -30,14 +30,22 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cut()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
         self._reserved.release()
 
     async def _begin(self) -> None:
         self._flows.set()
         self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+
+    async def _end(self) -> None:
+        self._server.close()
+        joined = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in joined:
+            task.cancel()
+        await asyncio.gather(*joined, return_exceptions=True)
 
     def cut(self) -> None:
         """Close what is connected, and whatever connects from now on."""

@@ -1,0 +1,192 @@
+"""Regions: what one that is cut off from home goes on doing, what it must not do, and how it catches up.
+
+Real servers with exactly what `keydist store config` writes, with TLS, and real agents. The wire between home and a
+region is cut; what its followers and its link must not do is tried with that region.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from integration.attacks import everything, leave_traces, of_others, turn_around
+from integration.fleet import Member
+from integration.forbidden import NOBODYS, PUBLISHED, SUBSCRIBED, USE
+from integration.leaf import Leaf
+from integration.regions import HOME, Regions
+from integration.secured import Secured, run_keydist, said_after_handshake
+from keydist.adapters.nats.bucket import WHO
+from keydist.adapters.nats.regions import ways
+from keydist.core.envelope import parse_envelope
+from keydist.core.record import RECORD_TYPE
+
+pytestmark = pytest.mark.timeout(180)
+# Short, so that records and looks are not what the test waits for.
+SETTINGS: Final = {"heartbeat": "2s", "resync": "10s"}
+AGENTS: Final = ("lead-1", "node-a", "eu-1", "us-1")
+# What would be of use on the link, and is no way of it.
+HOMEWARD: Final = [
+    "keydist.home.api.STREAM.DELETE.KV_keydist", "keydist.home.api.CONSUMER.CREATE.KV_keydist-nodes",
+    "keydist.home.nodes.a.b",
+]  # fmt: skip
+HEARD_BY_NONE: Final = [
+    ">", "$KV.>", USE.entry, f"{USE.records}>", "keydist.nodes.>", "keydist.>", "$JS.API.>", "_INBOX_lead-1.>", "$SYS.>",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
+    followers = {"eu": ["eu-1", "eu-2", "eu-3"], "us": ["us-1"]}
+    with Regions(tmp_path_factory.mktemp("regions"), followers, settings=SETTINGS) as made:
+        first = made.member("lead-1").node.run()  # although regions are linked that hold no key: they say so
+        assert (first["outcome"], first["alarms"]) == ("generated", [])
+        yield made
+
+
+def command(member: Member, *arguments: str) -> dict[str, Any]:
+    """Run a command as a node; it must succeed."""
+    return Secured.answer(*arguments, "--config", str(member.node.config))
+
+
+def refused(member: Member, *arguments: str) -> tuple[int, str]:
+    """Run a command as a node and return its exit code and the code of its error."""
+    done = run_keydist(*arguments, "--config", str(member.node.config), "--json")
+    return done.returncode, json.loads(done.stdout)["error"]["code"]
+
+
+def until(holds: Callable[[], bool], what: str, *, seconds: float = 30.0) -> float:
+    """Return after how many seconds something held."""
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begun + seconds, f"waiting for {what}: not within {seconds:g} s"
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+def epoch_of(member: Member) -> int:
+    held = member.node.load().held
+    return 0 if held is None else held.keyset.epoch
+
+
+def mint(member: Member) -> str:
+    made = command(member, "jwt", "mint", "--sub", "alice", "--aud", "orders", "--iss", "https://test.example")
+    jwt: str = made["jwt"]
+    return jwt
+
+
+def verify(member: Member, jwt: str, directory: Path) -> dict[str, Any]:
+    file = directory / "jwt"
+    file.write_text(jwt, encoding="ascii")
+    return command(member, "jwt", "verify", str(file), "--aud", "orders", "--iss", "https://test.example")
+
+
+def fleet(regions: Regions) -> dict[str, int]:
+    """Return the epochs of all live nodes, as the leader at home sees them."""
+    rows = json.loads(
+        run_keydist("status", "--fleet", "--config", str(regions.member("lead-1").node.config), "--json").stdout
+    )["nodes"]
+    return {row["node"]: row["epoch"] for row in rows}
+
+
+def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_path: Path) -> None:
+    lead, node_a, eu_1, us_1 = (regions.member(name) for name in AGENTS)
+    for member in (lead, node_a, eu_1, us_1):
+        member.start()
+    until(lambda: set(fleet(regions)) == set(AGENTS), "the records of all regions at home")
+    until(lambda: all(member.confirmed() for member in (node_a, eu_1, us_1)), "everybody's confirmation")
+
+    regions.wires["eu"].cut()
+    until(lambda: eu_1.alarms()["unconfirmed"] == 1, "the region to say that it is cut off")
+    old = mint(eu_1)  # for the lease
+    assert command(lead, "key", "revoke", command(lead, "status")["kid"], "--reason", "a drill")["epoch"] == 2
+    until(lambda: epoch_of(node_a) == epoch_of(us_1) == 2, "home and the other region to follow")
+
+    eu_2 = regions.member("eu-2")
+    new = eu_2.node.run()
+    assert (new["outcome"], new["epoch"]) == ("retrieved", 1)
+    assert [alarm["code"] for alarm in new["alarms"]] == ["unconfirmed"]
+    assert verify(eu_2, old, tmp_path)["sub"] == "alice"
+    assert refused(eu_2, "jwt", "mint", "--sub", "bob", "--aud", "orders") == (75, "lease-expired")
+    eu_2.start()
+    until(lambda: eu_2.alarms()["unconfirmed"] == 1, "the new node's agent to say it")
+    assert epoch_of(eu_1) == 1
+    assert not eu_1.has_ended()
+
+    regions.wires["eu"].mend()
+    took = until(lambda: epoch_of(eu_1) == epoch_of(eu_2) == 2, "the region to catch up")
+    print(f"caught up {took:.1f} s after the link was mended")
+    until(lambda: fleet(regions) == dict.fromkeys((*AGENTS, "eu-2"), 2), "the region's records at home")
+    until(lambda: not eu_1.alarms() + eu_2.alarms(), "every alarm to be over")
+    assert verify(node_a, mint(eu_2), tmp_path)["sub"] == "alice"
+
+
+async def test_the_living_of_all_regions_answer(regions: Regions) -> None:
+    asked: set[str] = set()
+    for name in AGENTS:
+        if regions.member(name).pid is None:
+            regions.member(name).start()
+    async with regions.places[HOME].client("lead-1") as leader, asyncio.timeout(30):
+        answers = await leader.subscribe("_INBOX_lead-1.who")
+        while asked != set(AGENTS):
+            await leader.publish(WHO, reply="_INBOX_lead-1.who")
+            answer = await answers.next_msg(timeout=5)
+            asked.add(parse_envelope(answer.data, typ=RECORD_TYPE).header.location.rpartition("/")[2])
+            asked -= {"eu-2"}
+
+
+# --- what must not be ------------------------------------------------------------------------------
+
+
+async def test_what_a_follower_of_a_region_may_not_do_is_denied(regions: Regions) -> None:
+    async with regions.places["eu"].client("eu-3") as follower:
+        for subject in [*PUBLISHED["node-a"], *(way.link for way in ways(USE)), *HOMEWARD]:
+            said = await follower.denial(follower.publish(subject, b"{}", reply="_INBOX_eu-3.x"))
+            assert f'permissions violation for publish to "{subject}"'.lower() in said.lower()
+        for heard in [*SUBSCRIBED["node-a"], "keydist.home.>", "$JS.M.>"]:
+            subject, _, queue = heard.partition(" ")
+            said = await follower.denial(follower.subscribe(subject, queue=queue))
+            assert f'permissions violation for subscription to "{subject}"'.lower() in said.lower()
+
+
+async def test_no_reply_subject_of_a_regions_follower_reaches_anything(regions: Regions) -> None:
+    home, region = regions.places[HOME], regions.places["eu"]
+    await leave_traces(home, "node-a")
+    await leave_traces(region, "eu-2")
+    before = await of_others(home, "eu-3")
+    places = [start + name for name in ("eu-2", "node-a") for start in (USE.records, USE.trail)]
+    async with region.client("eu-3") as follower:
+        await turn_around(follower, "eu-3", *places, *(way.link.replace("*", "eu-2") for way in ways(USE)), *HOMEWARD)
+        assert follower.denied == []
+    assert await of_others(home, "eu-3") == before
+
+
+async def test_what_the_link_of_a_region_may_not_do_is_refused(regions: Regions) -> None:
+    home, region = regions.places[HOME], regions.places["eu"]
+    shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
+    before, let = await everything(home), set[str]()
+    published = [*NOBODYS, USE.entry, USE.leader_get, f"{USE.records}eu-1", "keydist.who", *HOMEWARD]
+    for subject in published:
+        async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
+            if b"Permissions Violation for Publish" not in await thief.publish(subject, b"{}"):
+                let.add(subject)
+    # Servers let answers and acknowledgements through by their beginning. An answer comes to who waits under a name
+    # that cannot be guessed; nothing here waits for an acknowledgement.
+    assert let == {"_R_.x", "$JS.ACK.KV_keydist.c.1.1.1.1.0"}
+    for subject in HEARD_BY_NONE:
+        async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
+            assert b"Permissions Violation for Subscription" in await thief.subscribe(subject), subject
+    assert await everything(home) == before
+
+
+def test_nobody_links_without_a_certificate_of_the_servers_ca(regions: Regions) -> None:
+    home = regions.places[HOME]
+    for shown in (home.context("node-a"), home.context("lead-1")):
+        assert said_after_handshake("127.0.0.1", home.leaf_port, shown) == b""
+    server = home.context("127.0.0.1", pair="server")
+    assert said_after_handshake("127.0.0.1", home.leaf_port, server).startswith(b"INFO ")
