@@ -23,7 +23,7 @@ from keydist.adapters.nats.permissions import (
     mirror_operator,
     operator,
 )
-from keydist.adapters.nats.regions import link, mappings_here, mappings_home
+from keydist.adapters.nats.regions import MIRRORED, flow, link, mappings_here, mappings_home, mirroring, ways
 from keydist.adapters.nats.server_text import Because
 from keydist.errors import ConfigError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KEYS: Final = "KEYS"
 FLEET: Final = "FLEET"
+LINKS: Final = "LINKS"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NKEY: Final = re.compile(r"U[A-Z2-7]{55}", re.ASCII)
 _SEED: Final = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
@@ -42,6 +43,9 @@ The followers. They reach nothing of the keys' account but what is imported belo
 reply subject of a request: within one account, who may ask could have the answer written over the keyset."""
 
 _LINK_HEAD: Final = "What comes by a region's link, and what it stands for: a link can ask nothing else of JetStream."
+_LINKS_HEAD: Final = """\
+The links of the regions. Whoever holds a region's secrets is a follower of many names here: what it may ask for is
+imported, so that no answer can be had where it may not write."""
 _HOME_HEAD: Final = "What goes home, and its name on the link: JetStream's own subjects do not cross it."
 
 
@@ -108,17 +112,14 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     in_keys = [
         *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
         *_users(users.leaders, leader, use, "a leader: writes the keyset"),
-        *_users(users.links, lambda _name, use: link(use, asking), use, "a region's link to home"),
     ]
     question = Because({"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches followers")
     answers = {"service": WHO, "accounts": [KEYS], "response_type": "stream"}
-    mapped = {"mappings": Because(mappings_home(use), _LINK_HEAD)} if users.links else {}
-    return {
+    made = {
         KEYS: {
             "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
-            **mapped,
             "users": Because(in_keys, "Operator and leaders, in the only account with JetStream."),
-            "exports": _exports(use),
+            "exports": _exports(use) + (_exported_to_links(use, asking) if users.links else []),
             "imports": [question],
         },
         FLEET: {
@@ -126,6 +127,32 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
             "exports": [Because(answers, "every follower may answer, so the answers are many")],
             "imports": _imports(use),
         },
+    }
+    return made | ({LINKS: _links(users.links, use, asking)} if users.links else {})
+
+
+def _exported_to_links(use: Subjects, asking: tuple[str, ...]) -> list[object]:
+    services = (use.leader_get, *_imported(use), mirroring(use).subject, flow(use))
+    return [
+        *({"service": subject, "accounts": [LINKS]} for subject in services),
+        *({"service": inbox(name).subject, "accounts": [LINKS]} for name in asking),
+        *({"stream": subject, "accounts": [LINKS]} for subject in (MIRRORED, WHO)),
+    ]
+
+
+def _links(links: tuple[User, ...], use: Subjects, asking: tuple[str, ...]) -> dict[str, Any]:
+    renamed = [way for way in (*ways(use), mirroring(use)) if "*" not in way.link]
+    services = [*_imported(use), flow(use), *(inbox(name).subject for name in asking)]
+    return {
+        "mappings": Because(mappings_home(use), _LINK_HEAD),
+        "users": Because(
+            _users(links, lambda _name, use: link(use, asking), use, "a region's link to home"), _LINKS_HEAD
+        ),
+        "imports": [
+            *({"service": {"account": KEYS, "subject": way.subject}, "to": way.link} for way in renamed),
+            *({"service": {"account": KEYS, "subject": subject}} for subject in services),
+            *({"stream": {"account": KEYS, "subject": subject}} for subject in (MIRRORED, WHO)),
+        ],
     }
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from keydist.adapters.nats.bucket import HOME, HOME_API, WHO, stream_name
+from keydist.adapters.nats.bucket import HOME, HOME_API, WHO
 from keydist.adapters.nats.permissions import Allowed, Permissions
 
 if TYPE_CHECKING:
     from keydist.adapters.nats.permissions import Subjects
 
+MIRRORED: Final = "$JS.M.>"
+"""Where mirrors have what they read delivered to."""
 _LAST: Final = "{{wildcard(1)}}"
 
 
@@ -43,6 +45,11 @@ def mirroring(use: Subjects) -> Way:
     return Way(f"$JS.API.{created}", f"{HOME_API}.{created}", "the mirror reads the bucket: it, and no other")
 
 
+def flow(use: Subjects) -> str:
+    """Return by which subjects a mirror tells how fast it reads."""
+    return f"$JS.FC.{use.streams[0]}.>"
+
+
 def _mapped(source: str, target: str) -> tuple[str, str]:
     return source, target.replace("*", _LAST)
 
@@ -53,8 +60,11 @@ def mappings_here(use: Subjects) -> dict[str, str]:
 
 
 def mappings_home(use: Subjects) -> dict[str, str]:
-    """Return the mappings of the keys' account at home: what comes by a link stands for what it is there."""
-    return dict(_mapped(way.link, way.subject) for way in (*ways(use), mirroring(use)))
+    """Return the mappings of the links' account at home: what comes by a link stands for what it is there.
+
+    The others are renamed where they are imported: a read from the stream's leader works across accounts only so.
+    """
+    return dict(_mapped(way.link, way.subject) for way in ways(use) if "*" in way.link)
 
 
 def link(use: Subjects, asking: tuple[str, ...]) -> Permissions:
@@ -63,14 +73,14 @@ def link(use: Subjects, asking: tuple[str, ...]) -> Permissions:
         publish=(
             *(Allowed(way.link, way.why) for way in (*ways(use), mirroring(use))),
             Allowed(f"{use.trail}*", "the audit trails of the region's nodes"),
-            Allowed(f"$JS.FC.{stream_name(use.bucket)}.>", "how fast the mirror reads"),
+            Allowed(flow(use), "how fast the mirror reads"),
             *(Allowed(f"_INBOX_{name}.>", "what the living answer who asks for them") for name in asking),
         ),
         subscribe=(
             Allowed(WHO, "the question who lives"),
             Allowed("_R_.>", "the answers to what followers ask"),
             Allowed("$JSC.R.>", "the answer to the mirror"),
-            Allowed("$JS.M.>", "what the mirror reads"),
+            Allowed(MIRRORED, "what the mirror reads"),
         ),
         answers=False,
     )
