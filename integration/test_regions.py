@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +18,13 @@ import pytest
 
 from integration.attacks import everything, leave_traces, of_others, turn_around
 from integration.fleet import Member
-from integration.forbidden import NOBODYS, PUBLISHED, SUBSCRIBED, USE
+from integration.forbidden import ASKED, NOBODYS, PLANTED_AT, PUBLISHED, SUBSCRIBED, USE
 from integration.leaf import Leaf
 from integration.regions import HOME, Regions
 from integration.secured import Secured, run_keydist, said_after_handshake
-from keydist.adapters.nats.bucket import WHO
-from keydist.adapters.nats.regions import ways
+from keydist.adapters.nats.bucket import FOLLOWERS_READ, WHO
+from keydist.adapters.nats.bucket import HOME as HOME_NAME
+from keydist.adapters.nats.regions import mirroring, ways
 from keydist.core.envelope import parse_envelope
 from keydist.core.record import RECORD_TYPE
 
@@ -30,13 +32,14 @@ pytestmark = pytest.mark.timeout(180)
 # Short, so that records and looks are not what the test waits for.
 SETTINGS: Final = {"heartbeat": "2s", "resync": "10s"}
 AGENTS: Final = ("lead-1", "node-a", "eu-1", "us-1")
+MIRROR: Final = mirroring(USE).link
 # What would be of use on the link, and is no way of it.
 HOMEWARD: Final = [
     "keydist.home.api.STREAM.DELETE.KV_keydist", "keydist.home.api.CONSUMER.CREATE.KV_keydist-nodes",
     "keydist.home.nodes.a.b",
 ]  # fmt: skip
 HEARD_BY_NONE: Final = [
-    ">", "$KV.>", USE.entry, f"{USE.records}>", "keydist.nodes.>", "keydist.>", "$JS.API.>", "_INBOX_lead-1.>", "$SYS.>",
+    ">", "$KV.>", f"{USE.records}>", "keydist.nodes.>", "keydist.>", "$JS.API.>", "_INBOX_lead-1.>", "$SYS.>",
 ]  # fmt: skip
 
 
@@ -178,10 +181,22 @@ async def test_what_the_link_of_a_region_may_not_do_is_refused(regions: Regions)
     # Servers let answers and acknowledgements through by their beginning. An answer comes to who waits under a name
     # that cannot be guessed; nothing here waits for an acknowledgement.
     assert let == {"_R_.x", "$JS.ACK.KV_keydist.c.1.1.1.1.0"}
-    for subject in HEARD_BY_NONE:
-        async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
-            assert b"Permissions Violation for Subscription" in await thief.subscribe(subject), subject
     assert await everything(home) == before
+
+
+async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing_else(regions: Regions) -> None:
+    home, region = regions.places[HOME], regions.places["eu"]
+    shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
+    async with Leaf(home.leaf_port, seed=seed, context=shown) as thief, home.client("lead-1") as leader:
+        for subject in HEARD_BY_NONE:
+            await thief.subscribe(subject)  # a wildcard is taken, and what is not allowed is not delivered
+        await leave_traces(home, "node-a", "lead-1")
+        for subject in (USE.direct_get, USE.leader_get, USE.info):
+            await leader.request(subject, b"", timeout=10)
+        await leader.publish(WHO, reply="_INBOX_lead-1.x")
+        await leader.flush()
+        said = await thief.heard(b"PONG")
+    assert set(re.findall(rb"MSG (\S+)", said)) == {WHO.encode()}
 
 
 def test_nobody_links_without_a_certificate_of_the_servers_ca(regions: Regions) -> None:
@@ -190,3 +205,24 @@ def test_nobody_links_without_a_certificate_of_the_servers_ca(regions: Regions) 
         assert said_after_handshake("127.0.0.1", home.leaf_port, shown) == b""
     server = home.context("127.0.0.1", pair="server")
     assert said_after_handshake("127.0.0.1", home.leaf_port, server).startswith(b"INFO ")
+
+
+async def test_no_reply_subject_of_a_regions_link_reaches_anything(regions: Regions) -> None:
+    home, region = regions.places[HOME], regions.places["eu"]
+    shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
+    await leave_traces(home, "node-a", "lead-1")
+    await leave_traces(region, "eu-2")
+    asked = {f"{HOME_NAME}.current": ASKED[FOLLOWERS_READ], f"{HOME_NAME}.nodes.eu-3": b"planted"}
+    asked |= {f"{HOME_NAME}.trail.eu-3": b"", f"{USE.trail}eu-3": b"planted"}
+    places = [start + name for name in ("eu-2", "node-a") for start in (USE.records, USE.trail)]
+    before = await of_others(home, "eu-3")
+    async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
+        for subject, data in asked.items():
+            for reply in (*PLANTED_AT, *places):
+                assert b"-ERR" not in await thief.publish(subject, data, reply=reply)
+        # The mirror's own request, for what is read to be delivered over the keyset.
+        consumer = {"stream_name": "KV_keydist", "config": {"deliver_subject": USE.entry, "deliver_policy": "all"}}
+        await thief.subscribe("$JSC.R.x")
+        said = await thief.publish(MIRROR, json.dumps(consumer).encode(), reply="$JSC.R.x")
+        assert b"forms a cycle" in said + await thief.heard(b"PONG")
+    assert await of_others(home, "eu-3") == before
