@@ -196,6 +196,33 @@ def test_each_keydist_yaml_is_one_that_keydist_reads_and_names_files_that_are_th
     assert len(listened) == 4
 
 
+# --- regions ---------------------------------------------------------------------------------------
+
+
+def test_home_takes_a_regions_link_and_the_region_takes_over_its_seed(node: CliNode, out: Path, tmp_path: Path) -> None:
+    node.configure(nats={"servers": ["tls://nats-1.example:4333"]})
+    assert node.run("store", "config", "--out", str(out), "--seeds", *NAMED, "--link", "eu").code == 0
+    home = (out / "nats-1.example" / "nats-server.conf").read_text("utf-8")
+    seed = (out / "eu" / "user.nk").read_text("ascii")
+    assert f'nkey: "{public_nkey(seed)}"' in home
+    assert 'listen: "0.0.0.0:7422"' in home
+    region = tmp_path / "region"
+    for folder in (region, region / "eu"):
+        folder.mkdir(mode=0o700)
+    (region / "eu" / "user.nk").write_text(seed, encoding="ascii")
+    (region / "eu" / "user.nk").chmod(0o600)
+    named = ("--leader", "lead-1", "--operator", f"operator={OP}", "--follower", f"eu-1={NODE}")
+    placed = ("--region", "eu", "--home", "nats-1.example", "--server", "eu-nats.example")
+    assert node.run("store", "config", "--out", str(region), *named, *placed).code == 0
+    text = (region / "eu-nats.example" / "nats-server.conf").read_text("utf-8")
+    secret = region / "eu-nats.example" / "link.conf"
+    assert 'urls: ["tls://nats-1.example:7422"]' in text
+    assert 'include "link.conf"' in text
+    assert seed.strip() not in text
+    assert (secret.read_text("ascii"), stat.S_IMODE(secret.stat().st_mode)) == (f'nkey: "{seed.strip()}"\n', 0o600)
+    assert '"_INBOX_lead-1.>"' in text, "a leader at home is answered"
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 SEED = seed_of("exposed")
@@ -219,6 +246,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a listening port": ((*NAMED, "--listen", "127.0.0.1:70000"), 2, "--listen is no address"),
     "a relative place": ((*NAMED, "--files-dir", "tls"), 2, "--files-dir"),
     "a place with a line feed": ((*NAMED, "--store-dir", "/a\nb"), 78, "nats-server configuration"),
+    "a region without a home": ((*NAMED, "--region", "eu"), 2, "go together"),
+    "a home without a region": ((*NAMED, "--home", "a"), 2, "go together"),
+    "a home's port": ((*NAMED, "--region", "eu", "--home", "a:70000"), 2, "--home is not well formed"),
+    "a dotted region": ((*NAMED, "--region", "e.u", "--home", "a"), 78, "name of a node"),
+    "a region that takes links": ((*NAMED, "--region", "eu", "--home", "a", "--link", "us"), 2, "takes no links"),
     "an unknown cluster": ((*NAMED, "--cluster", "a b"), 78, "cluster"),
 }
 
