@@ -61,9 +61,13 @@ class Regions:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end_agents()
+        self._stack.close()
+
+    def end_agents(self) -> None:
+        """Kill all agents: from then on nobody writes unasked."""
         for member in self._members.values():
             member.end(signal.SIGKILL)
-        self._stack.close()
 
     def _region(self, name: str, followers: Sequence[str], host: str) -> Secured:
         home = self.places[HOME]

@@ -52,6 +52,13 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
         yield made
 
 
+@pytest.fixture
+def still(regions: Regions) -> Regions:
+    """The regions without an agent that writes while it is looked whether anything changed."""
+    regions.end_agents()
+    return regions
+
+
 def command(member: Member, *arguments: str) -> dict[str, Any]:
     """Run a command as a node; it must succeed."""
     return Secured.answer(*arguments, "--config", str(member.node.config))
@@ -146,8 +153,8 @@ async def test_the_living_of_all_regions_answer(regions: Regions) -> None:
 # --- what must not be ------------------------------------------------------------------------------
 
 
-async def test_what_a_follower_of_a_region_may_not_do_is_denied(regions: Regions) -> None:
-    async with regions.places["eu"].client("eu-3") as follower:
+async def test_what_a_follower_of_a_region_may_not_do_is_denied(still: Regions) -> None:
+    async with still.places["eu"].client("eu-3") as follower:
         for subject in [*PUBLISHED["node-a"], *(way.link for way in ways(USE)), *HOMEWARD]:
             said = await follower.denial(follower.publish(subject, b"{}", reply="_INBOX_eu-3.x"))
             assert f'permissions violation for publish to "{subject}"'.lower() in said.lower()
@@ -157,8 +164,8 @@ async def test_what_a_follower_of_a_region_may_not_do_is_denied(regions: Regions
             assert f'permissions violation for subscription to "{subject}"'.lower() in said.lower()
 
 
-async def test_no_reply_subject_of_a_regions_follower_reaches_anything(regions: Regions) -> None:
-    home, region = regions.places[HOME], regions.places["eu"]
+async def test_no_reply_subject_of_a_regions_follower_reaches_anything(still: Regions) -> None:
+    home, region = still.places[HOME], still.places["eu"]
     await leave_traces(home, "node-a")
     await leave_traces(region, "eu-2")
     before = await of_others(home, "eu-3")
@@ -169,8 +176,8 @@ async def test_no_reply_subject_of_a_regions_follower_reaches_anything(regions: 
     assert await of_others(home, "eu-3") == before
 
 
-async def test_what_the_link_of_a_region_may_not_do_is_refused(regions: Regions) -> None:
-    home, region = regions.places[HOME], regions.places["eu"]
+async def test_what_the_link_of_a_region_may_not_do_is_refused(still: Regions) -> None:
+    home, region = still.places[HOME], still.places["eu"]
     shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
     before, let = await everything(home), set[str]()
     published = [*NOBODYS, USE.entry, USE.leader_get, f"{USE.records}eu-1", "keydist.who", *HOMEWARD]
@@ -184,8 +191,8 @@ async def test_what_the_link_of_a_region_may_not_do_is_refused(regions: Regions)
     assert await everything(home) == before
 
 
-async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing_else(regions: Regions) -> None:
-    home, region = regions.places[HOME], regions.places["eu"]
+async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing_else(still: Regions) -> None:
+    home, region = still.places[HOME], still.places["eu"]
     shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
     async with Leaf(home.leaf_port, seed=seed, context=shown) as thief, home.client("lead-1") as leader:
         for subject in HEARD_BY_NONE:
@@ -199,16 +206,16 @@ async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing
     assert set(re.findall(rb"MSG (\S+)", said)) == {WHO.encode()}
 
 
-def test_nobody_links_without_a_certificate_of_the_servers_ca(regions: Regions) -> None:
-    home = regions.places[HOME]
+def test_nobody_links_without_a_certificate_of_the_servers_ca(still: Regions) -> None:
+    home = still.places[HOME]
     for shown in (home.context("node-a"), home.context("lead-1")):
         assert said_after_handshake("127.0.0.1", home.leaf_port, shown) == b""
     server = home.context("127.0.0.1", pair="server")
     assert said_after_handshake("127.0.0.1", home.leaf_port, server).startswith(b"INFO ")
 
 
-async def test_no_reply_subject_of_a_regions_link_reaches_anything(regions: Regions) -> None:
-    home, region = regions.places[HOME], regions.places["eu"]
+async def test_no_reply_subject_of_a_regions_link_reaches_anything(still: Regions) -> None:
+    home, region = still.places[HOME], still.places["eu"]
     shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
     await leave_traces(home, "node-a", "lead-1")
     await leave_traces(region, "eu-2")
