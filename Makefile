@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration bench fuzz lint lock deb clean
+.PHONY: help demo test test-all pytest integration partitions bench fuzz lint lock deb clean
 .SILENT:
 
 DEMO = .venv
@@ -22,6 +22,9 @@ TEST = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[
 FUZZ = .venv-fuzz
 SUITE = tests integration
 CLUSTERS = $(filter integration%,$(SUITE))
+REST = $(filter-out integration%,$(SUITE))
+# How many tests run at once; but for the clusters, which need the machine for themselves. JOBS=0: one after the other.
+JOBS ?= auto
 
 # $(call environment,FOLDER,LOCK): FOLDER holds what LOCK pins and, as an editable install, this checkout.
 # The lock on this file keeps two makes apart. --no-build-isolation: nothing unpinned takes part in a build.
@@ -50,7 +53,7 @@ demo: ## a whole cluster on this machine; ARGS="--nodes 5"
 test: ## all tests, with coverage but for the clusters: their times are those of the program as it is
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/coverage erase
-	$(TEST)/bin/coverage run -m pytest $(filter-out integration%,$(SUITE)) $(ARGS)
+	$(TEST)/bin/coverage run -m pytest --numprocesses=$(JOBS) $(REST) $(ARGS)
 	$(TEST)/bin/coverage combine --quiet 2>/dev/null # processes that tests kill with -9 leave half a file
 	rm -f .coverage.*
 	$(TEST)/bin/coverage report
@@ -64,10 +67,16 @@ test-all: ## all tests on each Python found; VERSIONS="3.12 3.13" or PYTHONS="/p
 pytest: ## all tests on one Python; PYTHON=python3.13 SUITE=tests/unit ARGS="-k token"
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python --version
-	$(TEST)/bin/python -m pytest $(SUITE) $(ARGS)
+	$(if $(REST),$(TEST)/bin/python -m pytest --numprocesses=$(JOBS) $(REST) $(ARGS))
+	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
 
 integration: ## only the tests with real servers and processes
 	$(MAKE) pytest SUITE=integration
+
+partitions: ## every part of a cluster cut off, ROUNDS=3 times for SECONDS=8 (5,20) seconds; as root
+	$(call environment,$(TEST),requirements/test.txt)
+	KEYDIST_TEST_PARTITIONS=$(or $(ROUNDS),3) KEYDIST_TEST_PARTITION_SECONDS=$(or $(SECONDS),8) \
+		$(TEST)/bin/python -m pytest -s integration/test_partition.py integration/test_partition_idle.py $(ARGS)
 
 bench: ## the measurements
 	$(call environment,$(TEST),requirements/test.txt)

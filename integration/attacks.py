@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from integration.forbidden import API, ASKED, HEADERS, PLANTED_AT, USE
+from integration.forbidden import API, ASKED, HEADERS, USE, planted_at
 from integration.secured import Secured
 from integration.user import User
 
@@ -48,21 +48,22 @@ async def of_others(secured: Secured, attacker: str) -> list[object]:
             held = {
                 name: count for name, count in info["state"]["subjects"].items() if not name.endswith(f".{attacker}")
             }
-            found += [info["config"], held]
+            found += [info["config"], held, info["state"].get("consumer_count", 0)]
             for subject in held:
                 found.append(await ask(operator, f"{API}.STREAM.MSG.GET.{stream}", last_by_subj=subject))
         return found
 
 
-async def turn_around(follower: User, name: str, *more: str) -> None:
-    """Ask, as a follower, for all that it may ask for, to be answered where it may not write, at `more` places too.
+async def turn_around(attacker: User, name: str, *more: str, role: str | None = None) -> None:
+    """Ask, as one of a role, for all that it may ask for, to be answered where it may not write, at `more` places too.
 
-    Return when all of it has arrived.
+    `role` is that of `ASKED`, by default of this name. Return when all of it has arrived.
     """
-    asked = {subject.replace("node-a", name): data for subject, data in ASKED.items()}
+    role = role or name
+    asked = {subject.replace(role, name): data for subject, data in ASKED[role].items()}
     for subject, data in asked.items():
-        for target in (*PLANTED_AT, *more):
+        for target in (*planted_at(role), *more):
             for headers in HEADERS:
-                await follower.publish(subject, data, reply=target, headers=headers)
+                await attacker.publish(subject, data, reply=target, headers=headers)
     for subject, data in asked.items():  # whatever was sent before them has arrived
-        await follower.request(subject, data, timeout=10)
+        await attacker.request(subject, data, timeout=10)

@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self
+
+from typing_extensions import TypeVar
 
 from integration.cluster import Cluster
-from integration.nodes import Node, processes
+from integration.network import move_to
+from integration.nodes import Home, Node, processes
 from keydist.cli.main import main
 from keydist.core.accept import Held
 from keydist.core.local import Local
@@ -33,8 +36,13 @@ _LOOK_SECONDS: Final = 0.05
 _PATIENCE_SECONDS: Final = 30.0
 
 
-def become(arguments: list[str], log: str) -> None:
-    """Become keydist with these arguments, for as long as the parent lives; all that it prints is added to `log`."""
+def become(arguments: list[str], log: str, place: str | None = None) -> None:
+    """Become keydist with these arguments, for as long as the parent lives; all that it prints is added to `log`.
+
+    `place` is a host of a `Network`; None: where the tests run.
+    """
+    if place is not None:
+        move_to(place)
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(file, 1)
@@ -59,8 +67,9 @@ class Absence:
 class Member:
     """One node and the process of its agent."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, place: str | None = None) -> None:
         self.node = node
+        self._place = place
         self.ended: float | None = time.time()
         """Since when it is away; None once it has confirmed its epoch since it was started."""
         self.starts = 0
@@ -71,7 +80,7 @@ class Member:
         self.starts += 1
         self._started = time.time()
         arguments = ["agent", "--config", str(self.node.configure())]
-        self._process = processes.Process(target=become, args=(arguments, str(self.log)))
+        self._process = processes.Process(target=become, args=(arguments, str(self.log), self._place))
         self._process.start()
 
     @property
@@ -136,13 +145,22 @@ class Member:
         return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
 
 
-class Fleet:
-    """The agents of all leaders and followers of a cluster; `settings` go into every configuration."""
+HomeT = TypeVar("HomeT", bound=Home, default=Cluster)
 
-    def __init__(self, cluster: Cluster, *, settings: Mapping[str, object]) -> None:
+
+class Fleet(Generic[HomeT]):
+    """The agents of all leaders and followers of a cluster; `settings` go into every configuration.
+
+    `places` are the hosts of a `Network` that they run on, by name.
+    """
+
+    def __init__(
+        self, cluster: HomeT, *, settings: Mapping[str, object], places: Mapping[str, str] | None = None
+    ) -> None:
         self.cluster = cluster
         self.members = {
-            name: Member(replace(cluster.node(name), more=settings)) for name in (*cluster.leaders, *cluster.followers)
+            name: Member(replace(cluster.node(name), more=settings), (places or {}).get(name))
+            for name in (*cluster.leaders, *cluster.followers)
         }
         self.absences: list[Absence] = []
         for member in self.members.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from keydist.adapters.nats.bucket import FOLLOWERS_READ
+from keydist.adapters.nats.bucket import IMPORTED_INFO, IMPORTED_READ
 from keydist.adapters.nats.permissions import subjects
 
 USE: Final = subjects()
@@ -46,22 +46,23 @@ MADE: Final = [f"{API}.STREAM.CREATE.{stream}" for stream in USE.streams]
 PURGE: Final = f"{API}.STREAM.PURGE.KV_keydist-nodes"
 PUBLISHED: Final = {
     "node-a": [
-        *NOBODYS, *MADE, PURGE, USE.entry, USE.info, USE.records_info, USE.leader_get,
+        *NOBODYS, *MADE, PURGE, USE.entry, USE.info, USE.records_info,
+        USE.imported_info, USE.imported_records_info,
         *(f"{API}.STREAM.MSG.GET.{stream}" for stream in USE.streams),
         f"{API}.DIRECT.GET.KV_keydist", f"{API}.DIRECT.GET.KV_keydist.$KV.keydist.another",
         f"{API}.DIRECT.GET.KV_keydist-nodes", f"{API}.DIRECT.GET.KV_keydist-nodes.{USE.records}node-a",
         f"{API}.DIRECT.GET.KV_keydist-nodes.{USE.records}node-b", USE.trail_get, "keydist.who",
     ],
     "lead-1": [
-        *NOBODYS, *MADE, PURGE, FOLLOWERS_READ,
-        f"{API}.STREAM.MSG.GET.KV_keydist-nodes", f"{API}.STREAM.MSG.GET.keydist-audit",
+        *NOBODYS, *MADE, PURGE, USE.info, USE.records_info, f"{IMPORTED_INFO}.keydist-audit",
+        *(f"{API}.STREAM.MSG.GET.{stream}" for stream in USE.streams),
     ],
-    "operator": [*NOBODYS, USE.entry, FOLLOWERS_READ, f"{USE.records}operator", f"{USE.trail}operator"],
+    "operator": [*NOBODYS, USE.entry, IMPORTED_READ, f"{USE.records}operator", f"{USE.trail}operator"],
 }  # fmt: skip
 HEARD: Final = [
     ">", "*", "_INBOX.>", "_INBOX_node-b.>", "_INBOX_lead-2.x", "*.>", "_R_.>", "$KV.>", USE.entry,
     f"{USE.records}>", "keydist.>", "keydist.audit.>", f"{USE.trail}node-b", "$JS.>", "$JS.API.>", "$JS.EVENT.>",
-    "$JS.ACK.>", "$SYS.>", "$SYS.REQ.>", FOLLOWERS_READ, f"{USE.entry} a-queue",
+    "$JS.ACK.>", "$SYS.>", "$SYS.REQ.>", IMPORTED_READ, f"{USE.entry} a-queue",
 ]  # fmt: skip
 SUBSCRIBED: Final = {
     "node-a": [*HEARD, "keydist.nodes.>", "keydist.nodes.node-b"],
@@ -76,20 +77,31 @@ def others_of(role: str) -> list[str]:
     return written + ([USE.trail_last + name for name in OTHERS[role]] if role == "node-a" else [])
 
 
-# What a follower may ask for, to be answered where it may not write.
+READ: Final = json.dumps({"last_by_subj": USE.entry}).encode()
+# What a role may ask for, to be answered where it may not write. An empty answer is a whole request to delete a stream.
 ASKED: Final = {
-    USE.direct_get: b"",
-    FOLLOWERS_READ: json.dumps({"last_by_subj": USE.entry}).encode(),
-    f"{USE.records}node-a": b"planted",
-    f"{USE.trail}node-a": b"planted",
-    f"{USE.trail_last}node-a": b"",
-}
+    "node-a": {
+        USE.direct_get: b"", IMPORTED_READ: READ, f"{USE.records}node-a": b"planted", f"{USE.trail}node-a": b"planted",
+        f"{USE.trail_last}node-a": b"",
+    },
+    "lead-1": {
+        f"{USE.records}lead-1": b"", f"{USE.trail}lead-1": b"planted", USE.direct_get: b"", IMPORTED_READ: READ,
+        USE.imported_info: b"", USE.imported_records_info: b"", USE.trail_get: b'{"seq":1}',
+        f"{API}.DIRECT.GET.KV_keydist-nodes.{USE.records}lead-1": b"",
+        f"{API}.DIRECT.GET.KV_keydist-nodes.{USE.records}nobody": b"", f"{USE.trail_last}lead-1": b"",
+    },
+}  # fmt: skip
 PLANTED_AT: Final = [
-    USE.entry, "$KV.keydist.another", f"{USE.records}node-b", f"{USE.records}lead-2", f"{USE.records}new",
+    "$KV.keydist.another", f"{USE.records}node-b", f"{USE.records}lead-2", f"{USE.records}new",
     f"{USE.trail}node-b", f"{USE.trail}lead-2", f"{USE.trail}new", "_INBOX_node-b.x", "_INBOX_lead-2.x",
-    f"{API}.STREAM.DELETE.KV_keydist", f"{API}.STREAM.PURGE.KV_keydist", f"{API}.STREAM.PURGE.KV_keydist-nodes",
-    f"{API}.STREAM.DELETE.keydist-audit", f"{API}.STREAM.MSG.DELETE.keydist-audit", "keydist.who",
+    *(f"{API}.STREAM.{call}.{stream}" for call in ("DELETE", "PURGE", "MSG.DELETE") for stream in USE.streams),
+    f"{API}.CONSUMER.CREATE.KV_keydist", f"{API}.CONSUMER.DURABLE.CREATE.KV_keydist.c", "keydist.who",
 ]  # fmt: skip
 HEADERS: Final[tuple[dict[str, str] | None, ...]] = (
     None, {"Nats-Rollup": "all"}, {"Nats-Rollup": "sub"}, {"KV-Operation": "PURGE"}, {"Nats-TTL": "1s"},
 )  # fmt: skip
+
+
+def planted_at(role: str) -> list[str]:
+    """Return where no answer of a role's may arrive: the keyset too, but for who may write it."""
+    return PLANTED_AT if role == "lead-1" else [USE.entry, *PLANTED_AT]

@@ -4,11 +4,13 @@
         machine.run("systemctl", "start", "a")
 
 Nothing is downloaded, and nothing of this machine is written to: the machine's root is an overlay whose upper layer is
-memory. Everything hangs on one process: with its end mounts and processes are gone. Needs root and systemd-nspawn.
+memory. Everything hangs on one process, which ends with this one: with its end mounts, processes and control groups are
+gone. Needs root and systemd-nspawn. Several of them on one network: `integration.machines`.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -31,39 +33,11 @@ PYTHONPATH: Final = "/opt/keydist/source:/opt/keydist/packages"
 NATS_SERVER: Final = "/opt/keydist/nats-server"
 
 _REPOSITORY: Final = Path(__file__).parent.parent
+_SCRIPT: Final = Path(__file__).with_name("machine.sh")
 _UNSHARE: Final = ("unshare", "--mount", "--propagation", "private")
+# With the first process in it, which is the shell below, a process namespace is gone, whatever the others do.
+_HOLD: Final = (*_UNSHARE, "--pid", "--fork", "--kill-child=TERM", "--mount-proc")
 _TARGET: Final = "machine.target"
-_SCRIPT: Final = """
-set -eu
-root=$1 name=$2; shift 2
-mount -t tmpfs -o size=512m machine "$root"
-mkdir "$root/work" "$root/root"
-cp -a "$root.files" "$root/upper"
-mount -t overlay machine -o "lowerdir=/,upperdir=$root/upper,workdir=$root/work" "$root/root"
-mount -t cgroup2 machine /sys/fs/cgroup
-group=/sys/fs/cgroup/$name
-boot() {
-    [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +
-    mkdir "$group"
-    echo "$BASHPID" >"$group/cgroup.procs"
-    exec systemd-nspawn --quiet --directory="$root/root" --machine="$name" --boot --private-network --register=no \\
-        --keep-unit --console=read-only --system-call-filter=@memlock --system-call-filter=@keyring "$@"
-}
-while :; do
-    boot "$@" &
-    booted=$!
-    trap 'kill -TERM $booted' TERM
-    code=0
-    wait $booted || code=$?
-    while kill -0 $booted 2>/dev/null; do code=0; wait $booted || code=$?; done
-    [ $code = 133 ] || [ -e "$root/again" ] || exit $code
-    rm -f "$root/again"
-done
-"""
-_TIDY: Final = """
-mount -t cgroup2 machine /sys/fs/cgroup
-[ ! -d "/sys/fs/cgroup/$1" ] || find "/sys/fs/cgroup/$1" -depth -type d -exec rmdir {} +
-"""
 _BOOTS_WITHIN: Final = 30.0
 _ENDS_WITHIN: Final = 15.0
 
@@ -84,55 +58,69 @@ def skip_unless_possible() -> None:
         pytest.skip(why)
 
 
+_numbers: Final = itertools.count(1)
+
+
 class Machine:
     """One machine; `files` stand in it from the start, by path; mode 0600 where the content is bytes, 0755 for scripts.
 
     It counts as booted once all that it starts has started; with `patient=False` also while something still waits.
+    `network` is what systemd-nspawn is told about one, and `inside` what a command line begins with that runs in it.
     """
 
-    def __init__(self, directory: Path, *, files: Mapping[str, str | bytes], patient: bool = True) -> None:
-        self.name = f"keydist-{os.getpid()}"
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        files: Mapping[str, str | bytes],
+        patient: bool = True,
+        name: str = "machine",
+        network: str = "--private-network",
+        inside: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self._own = f"keydist-{os.getpid()}-{next(_numbers)}"
         self._log = directory / "console"
         self._root = directory / "machine"
+        self._network = network
+        self._inside = inside
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self.is_on = False
         self._booted = ("running", "degraded") if patient else ("starting", "running", "degraded")
-        self._root.mkdir()
+        self._root.mkdir(parents=True)
         units = {
             "/etc/machine-id": "",
             "/etc/fstab": "",
-            "/etc/hostname": "machine\n",
+            "/etc/hostname": f"{name}\n",
             f"/etc/systemd/system/{_TARGET}": "[Unit]\nRequires=basic.target\nAfter=basic.target\nAllowIsolate=yes\n",
         }
+        disk = self._root.with_suffix(".files")
         for path, content in (units | dict(files)).items():
-            self._write(path, content)
-        self._write("/opt/keydist/.keep", "")
+            _put(disk / path[1:], content)
         for place in ("source/keydist", "packages", "interpreter"):
-            (self._root.with_suffix(".files") / "opt/keydist" / place).mkdir(parents=True)
-        self._write(NATS_SERVER, "")
-        interpreter, name = "/opt/keydist/interpreter", Path(sys.executable).resolve().name
-        self._write(PYTHON, f'#!/bin/sh\nLD_LIBRARY_PATH={interpreter}/lib exec {interpreter}/bin/{name} "$@"\n')
-
-    def _write(self, path: str, content: str | bytes) -> None:
-        target = self._root.with_suffix(".files") / path[1:]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content if isinstance(content, bytes) else content.encode())
-        target.chmod(0o600 if isinstance(content, bytes) else 0o755 if content.startswith("#!") else 0o644)
+            (disk / "opt/keydist" / place).mkdir(parents=True)
+        _put(disk / NATS_SERVER[1:], "")
+        interpreter, program = "/opt/keydist/interpreter", Path(sys.executable).resolve().name
+        run = f'#!/bin/sh\nLD_LIBRARY_PATH={interpreter}/lib exec {interpreter}/bin/{program} "$@"\n'
+        _put(disk / PYTHON[1:], run)
 
     # --- life ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         try:
-            self._start()
+            self.open()
+            self.switch_on()
         except BaseException:
-            self._end()
+            self.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self.close()
 
-    def _start(self) -> None:
+    def open(self) -> None:
+        """Make the machine; it is off."""
         binds = {
             sys.base_prefix: "/opt/keydist/interpreter",
             sysconfig.get_path("purelib"): "/opt/keydist/packages",
@@ -140,73 +128,84 @@ class Machine:
             str(find_server()): NATS_SERVER,
         }
         shown = [*(f"--bind-ro={here}:{there}" for here, there in binds.items()), f"systemd.unit={_TARGET}"]
+        script = ["bash", str(_SCRIPT), str(self._root), self._own, self._network, *shown]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    "setpriv",
-                    "--pdeathsig=TERM",
-                    *_UNSHARE,
-                    "bash",
-                    "-c",
-                    _SCRIPT,
-                    "machine",
-                    str(self._root),
-                    self.name,
-                    *shown,
-                ],
-                stdin=subprocess.DEVNULL,
+                ["setpriv", "--pdeathsig=KILL", *self._inside, *_HOLD, *script],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._wait_for_boot()
 
-    def _wait_for_boot(self) -> None:
-        self._leader = 0
-        self.until(lambda: self._find_leader() and self.state() in self._booted, "systemd to run")
-
-    def _find_leader(self) -> bool:
-        """Find the process that is PID 1 inside: a child of systemd-nspawn."""
-        assert self._process is not None
-        for booted in _children(self._process.pid):
-            for child in _children(booted):
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    lines = Path(f"/proc/{child}/status").read_text("ascii", "replace").splitlines()
-                    if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
-                        self._leader = child
-        return self._leader != 0
-
-    def reboot(self) -> None:
-        """Shut it down in order and start it again, with what is on its disk; `/run` is empty then."""
-        self.run("systemctl", "--no-block", "reboot", check=False)  # it may end before it says that it was heard
-        self._boot_again(self._leader)
-
-    def cut_power(self) -> None:
-        """End it as a power failure does, at once, and start it again."""
-        assert self._process is not None
-        Path(f"/proc/{self._process.pid}/root{self._root}/again").touch()
-        leader = self._leader
-        os.kill(leader, signal.SIGKILL)
-        self._boot_again(leader)
-
-    def _boot_again(self, leader: int) -> None:
-        self.until(lambda: not Path(f"/proc/{leader}").exists(), "the machine to end")
-        self._wait_for_boot()
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End it at once, with all that it wrote."""
         process, self._process = self._process, None
         if process is None:
             return
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)  # systemd-nspawn shuts the machine down
+        assert process.stdin is not None
+        process.stdin.close()
         try:
             process.wait(_ENDS_WITHIN)
         except subprocess.TimeoutExpired:
-            if self._leader:
-                os.kill(self._leader, signal.SIGKILL)
-            os.killpg(process.pid, signal.SIGKILL)  # systemd-nspawn too
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        subprocess.run([*_UNSHARE, "sh", "-c", _TIDY, "tidy", self.name], check=False, capture_output=True)
+
+    def switch_on(self, *, wait: bool = True) -> None:
+        """Boot it, and wait until it has."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self.is_on = True
+        self._process.stdin.write(b"on\n")
+        self._process.stdin.flush()
+        if wait:
+            self.wait_for_boot()
+
+    def wait_for_boot(self) -> None:
+        """Return when it has booted."""
+        self.until(lambda: self._find_leader() and self.state() in self._booted, "systemd to run")
+
+    def switch_off(self) -> None:
+        """Shut it down in order; what is on its disk stays."""
+        self.run("systemctl", "--no-block", "poweroff", check=False)  # it may end before it says that it was heard
+        self._wait_for_end()
+
+    def lose_power(self) -> None:
+        """End it as a power failure does, at once."""
+        self.until(self._find_leader, "the machine to be on")
+        os.kill(self._leader, signal.SIGKILL)
+        self._wait_for_end()
+
+    def reboot(self) -> None:
+        """Shut it down in order and start it again, with what is on its disk; `/run` is empty then."""
+        self.run("systemctl", "--no-block", "reboot", check=False)
+        self._wait_for_end()
+        self.switch_on()
+
+    def cut_power(self) -> None:
+        """Let it lose its power, and start it again."""
+        self.lose_power()
+        self.switch_on()
+
+    def _find_leader(self) -> bool:
+        """Find the process that is PID 1 inside: below unshare, the shell that holds all, and systemd-nspawn."""
+        for child in self._below(3):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                lines = Path(f"/proc/{child}/status").read_text("ascii", "replace").splitlines()
+                if any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines):
+                    self._leader = child
+        return self._leader != 0
+
+    def _below(self, generations: int) -> list[int]:
+        assert self._process is not None
+        found = [self._process.pid]
+        for _ in range(generations):
+            found = [child for process in found for child in children(process)]
+        return found
+
+    def _wait_for_end(self) -> None:
+        self.until(lambda: not self._below(2), "the machine to end")
+        self._leader, self.is_on = 0, False
 
     # --- what is done in it --------------------------------------------------------------------
 
@@ -229,6 +228,22 @@ class Machine:
         out = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout
         return dict(line.split("=", 1) for line in out.splitlines())
 
+    def _disk(self, path: str) -> Path:
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/root{self._root}/root{path}")
+
+    def write(self, path: str, content: str | bytes) -> None:
+        """Put a file on its disk in one piece, whether it is on or off; modes as those of `files`."""
+        target = self._disk(path)
+        made = target.with_name(f".{target.name}.new")
+        _put(made, content)
+        made.replace(target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a directory from its disk, if it is there."""
+        there = self._disk(path)
+        shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
+
     def read(self, path: str) -> bytes | None:
         """Return a file's content; None where there is none."""
         file = Path(f"/proc/{self._leader}/root{path}")
@@ -243,11 +258,18 @@ class Machine:
             if ended is not None or time.monotonic() > start + seconds:
                 why = f"it ended with {ended}" if ended is not None else f"not within {seconds:g} s"
                 raise AssertionError(f"waiting for {what}: {why}\n{self._log.read_text('utf-8', 'replace')[-4000:]}")
-            time.sleep(0.05)
+            time.sleep(0.1)  # to look takes two processes
         return time.monotonic() - start
 
 
-def _children(pid: int) -> list[int]:
+def _put(target: Path, content: str | bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content if isinstance(content, bytes) else content.encode())
+    target.chmod(0o600 if isinstance(content, bytes) else 0o755 if content.startswith("#!") else 0o644)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started; none where it is gone."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     return []

@@ -9,9 +9,9 @@ from typing import Any, Final
 _SECONDS: Final = 5.0
 
 
-def ask(port: int, path: str) -> dict[str, Any] | None:
+def ask(port: int, path: str, *, host: str = "127.0.0.1") -> dict[str, Any] | None:
     """Return the answer to `path` ("jsz?streams=true"), whatever its status; None where nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
     try:
         connection.request("GET", f"/{path.lstrip('/')}")
         answer = json.loads(connection.getresponse().read())
@@ -34,7 +34,7 @@ def meta_group(port: int) -> dict[str, Any]:
     return found
 
 
-def streams(port: int, account: str) -> list[dict[str, Any]]:
+def streams(port: int, account: str, *, host: str = "127.0.0.1") -> list[dict[str, Any]]:
     """Return the streams of an account that the server holds: `name`, `cluster` (with `leader`), `state`."""
-    answer = ask(port, f"jsz?acc={account}&streams=true") or {}
+    answer = ask(port, f"jsz?acc={account}&streams=true", host=host) or {}
     return [stream for one in answer.get("account_details") or [] for stream in one.get("stream_detail") or []]

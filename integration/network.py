@@ -1,10 +1,12 @@
 """Hosts in network namespaces of their own on one switch, to be cut off and healed; this process is on the switch too.
 
-    with Network(["a", "b"]) as network:
+    with Network(["a", "b", "c"]) as network:
         subprocess.Popen([*network.enter("a"), "nats-server", "-a", network.address("a")])
-        network.cut("b")
+        network.cut("a", "b")
+        network.heal()
 
-A cut host is silent to all others, as behind a pulled cable: nothing is refused, nothing arrives. Needs root.
+The switch drops what it should not let through, and tells nobody: nothing is refused, nothing arrives, and every cable
+looks plugged in. Needs root, and nftables with its bridge family.
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ import pytest
 
 _NET: Final = 0x40000000  # CLONE_NEWNET
 _NAMESPACES: Final = Path("/run/netns")
+_RULES: Final = "bridge switch passing"
 
 
 class Network:
-    """The switch, and a host for each name, with addresses from `subnet` (the first three numbers of IPv4)."""
+    """The switch, and a host for each name, with addresses that no other process's network has."""
 
-    def __init__(self, hosts: Iterable[str], *, subnet: str = "10.89.7") -> None:
-        if os.geteuid() != 0 or shutil.which("ip") is None:
-            pytest.skip("network namespaces take root and iproute2")
+    def __init__(self, hosts: Iterable[str]) -> None:
+        if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("nft") is None:
+            pytest.skip("network namespaces take root, iproute2 and nftables")
         self._own = f"kd{os.getpid()}"
         self._numbers = {name: number for number, name in enumerate(hosts, 2)}
-        self._subnet = subnet
+        self._subnet = f"10.{100 + os.getpid() // 250 % 100}.{os.getpid() % 250}"
 
     def __enter__(self) -> Self:
         try:
@@ -48,24 +51,34 @@ class Network:
         self.close()
 
     def _make(self) -> None:
-        _ip("link", "add", self._own, "type", "bridge")
-        _ip("address", "add", f"{self._subnet}.1/24", "dev", self._own)
+        # In a namespace of its own: what filters this machine's packets filters those of its bridges too.
+        _ip("netns", "add", self._own)
+        _ip("-n", self._own, "link", "add", "switch", "type", "bridge")
+        _ip("-n", self._own, "link", "set", "switch", "up")
+        _ip("link", "add", self._own, "type", "veth", "peer", "name", "port1", "netns", self._own)
+        _ip("address", "add", f"{self.here}/24", "dev", self._own)
         _ip("link", "set", self._own, "up")
-        for name in self._numbers:
-            inside, outside = self._namespace(name), self._namespace(name)
-            _ip("netns", "add", inside)
-            _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", inside)
-            _ip("link", "set", outside, "master", self._own, "up")
-            _ip("-n", inside, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
-            _ip("-n", inside, "link", "set", "eth0", "up")
-            _ip("-n", inside, "link", "set", "lo", "up")
+        _ip("-n", self._own, "link", "set", "port1", "master", "switch", "up")
+        for name, number in self._numbers.items():
+            host, port = self._namespace(name), f"port{number}"
+            _ip("netns", "add", host)
+            _ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._own)
+            _ip("-n", self._own, "link", "set", port, "master", "switch", "up")
+            _ip("-n", host, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
+            _ip("-n", host, "link", "set", "eth0", "up")
+            _ip("-n", host, "link", "set", "lo", "up")
+        self._filter("add table bridge switch", f"add chain {_RULES} {{ type filter hook forward priority 0; }}")
 
     def close(self) -> None:
         """Remove all of it; processes that still run there keep a namespace without a cable."""
-        for name in self._numbers:
-            for what in ("link", "netns"):
-                subprocess.run(["ip", what, "delete", self._namespace(name)], check=False, capture_output=True)
         subprocess.run(["ip", "link", "delete", self._own], check=False, capture_output=True)
+        for name in (self._own, *map(self._namespace, self._numbers)):
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    @property
+    def here(self) -> str:
+        """The address of this process."""
+        return f"{self._subnet}.1"
 
     def address(self, name: str) -> str:
         """Return a host's address."""
@@ -80,14 +93,31 @@ class Network:
         return str(_NAMESPACES / self._namespace(name))
 
     def cut(self, *names: str) -> None:
-        """Pull the cables of hosts."""
-        for name in names:
-            _ip("link", "set", self._namespace(name), "down")
+        """Part these hosts, which reach each other as before, from all the others and from this process."""
+        self.deafen(*names)
+        self.mute(*names)
 
-    def heal(self, *names: str) -> None:
-        """Put the cables of hosts back."""
-        for name in names:
-            _ip("link", "set", self._namespace(name), "up")
+    def deafen(self, *names: str) -> None:
+        """Let nothing arrive at these hosts but what they send each other; what they send arrives."""
+        inside = self._ports(names)
+        self._filter(f"add rule {_RULES} iifname != {inside} oifname {inside} drop")
+
+    def mute(self, *names: str) -> None:
+        """Let nothing that these hosts send arrive but at each other; what is sent to them arrives."""
+        inside = self._ports(names)
+        self._filter(f"add rule {_RULES} iifname {inside} oifname != {inside} drop")
+
+    def heal(self) -> None:
+        """Let everything through again."""
+        self._filter(f"flush chain {_RULES}")
+
+    def _ports(self, names: Iterable[str]) -> str:
+        return "{ " + ", ".join(f"port{self._numbers[name]}" for name in names) + " }"
+
+    def _filter(self, *commands: str) -> None:
+        """Carry out all of these at once, or none."""
+        nft = ["ip", "netns", "exec", self._own, "nft", "-f", "-"]
+        subprocess.run(nft, input="\n".join(commands), check=True, capture_output=True, text=True)
 
     def _namespace(self, name: str) -> str:
         return f"{self._own}-{self._numbers[name]}"

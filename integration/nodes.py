@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from keydist.adapters.disk.archive import Layout
 from keydist.adapters.disk.keyset_disk import PosixKeysetDisk
@@ -164,3 +164,14 @@ class Node:
     def run(self) -> dict[str, Any]:
         """Run to the end and return the answer."""
         return self.start().answer()
+
+
+class Home(Protocol):
+    """Whose agents a fleet is made of."""
+
+    directory: Path
+    leaders: tuple[str, ...]
+    followers: tuple[str, ...]
+
+    def node(self, name: str) -> Node:
+        """Return a node with a user's credentials."""

@@ -10,16 +10,20 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Self
 
 import yaml
 
+from integration import monitor
+from integration.nodes import Node
 from integration.server_process import ReservedPort, ServerProcess
 from integration.user import User, connect
 from keydist.adapters.config import TlsConfig
+from keydist.adapters.nats.accounts import KEYS
+from keydist.adapters.nats.bucket import stream_name
 from keydist.adapters.nats.connection import Server
 from keydist.adapters.nats.credentials import tls_context
 
@@ -57,6 +61,7 @@ class Secured:
     """The servers, and their users by name; `directory` is what `--dev-pki` names.
 
     `more` are further arguments of `store config`, `init` is the command that makes the streams.
+    `enter` gives what the command line of a host's server begins with, where it is a host of a `Network`.
     """
 
     def __init__(
@@ -68,13 +73,16 @@ class Secured:
         hosts: Iterable[str] = HOSTS,
         more: Iterable[str] = (),
         init: Iterable[str] = ("store", "init"),
+        enter: Callable[[str], Sequence[str]] = lambda _host: (),
     ) -> None:
         self.directory = directory / "pki"
         self.leaders, self.followers, self.hosts = tuple(leaders), tuple(followers), tuple(hosts)
         self._more, self._init = tuple(more), tuple(init)
         self._reserved = [ReservedPort() for _ in range(4)]
         self.client_port, self.route_port, self.monitor_port, self.leaf_port = (port.number for port in self._reserved)
-        self._servers = [ServerProcess(self.directory / host / "nats-server.conf") for host in self.hosts]
+        self._servers = [
+            ServerProcess(self.directory / host / "nats-server.conf", enter=enter(host)) for host in self.hosts
+        ]
 
     @property
     def arguments(self) -> list[str]:
@@ -137,11 +145,36 @@ class Secured:
         """Return what all servers logged."""
         return "".join((self.directory / host / "nats-server.err").read_text("utf-8") for host in self.hosts)
 
+    def stream_leader(self, bucket: str = "keydist") -> str | None:
+        """Return the host whose server leads a bucket's stream, as it says itself; None where none does."""
+        for host in self.hosts:
+            for stream in monitor.streams(self.monitor_port, KEYS, host=host):
+                if stream["name"] == stream_name(bucket) and stream["cluster"].get("leader") == host:
+                    return host
+        return None
+
     # --- who connects ----------------------------------------------------------------------------
 
     def config(self, name: str) -> str:
         """Return the configuration that was written for a user."""
         return str(self.directory / name / "keydist.yaml")
+
+    def node(self, name: str) -> Node:
+        """Return a keydist node with this user's credentials, in a cluster of its own."""
+        own = self.directory / name
+        tls = {"ca_file": "server-ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
+        urls = [f"tls://{host}:{self.client_port}" for host in self.hosts]
+        return Node(
+            directory=self.directory / "nodes" / name,
+            url=urls[0],
+            bucket="keydist",
+            role="leader" if name in self.leaders else "follower",
+            nats={
+                "servers": urls,
+                "nkey_file": str(own / "user.nk"),
+                "tls": {member: str(own / file) for member, file in tls.items()},
+            },
+        )
 
     def keydist(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command as a user."""

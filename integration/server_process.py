@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -45,9 +46,13 @@ class ReservedPort:
 
 
 class ServerProcess:
-    """A nats-server with a configuration file; its standard error goes to `<configuration>.err`."""
+    """A nats-server with a configuration file; its standard error goes to `<configuration>.err`.
 
-    def __init__(self, configuration: Path) -> None:
+    `enter` is what its command line begins with: a host of a `Network`, say.
+    """
+
+    def __init__(self, configuration: Path, *, enter: Sequence[str] = ()) -> None:
+        self._enter = enter
         self._configuration = configuration
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,7 +69,7 @@ class ServerProcess:
         """Start the server and return at once. One that runs goes on."""
         if self._process is not None and self._process.poll() is None:
             return
-        command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())]
+        command = [*self._enter, sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())]
         command += [find_server(), "-c", str(self._configuration)]
         with self._configuration.with_suffix(".err").open("ab") as errors:
             self._process = _parent.submit(

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from integration.cluster import Cluster
 from integration.user import User
-from keydist.adapters.nats.bucket import FOLLOWERS_READ as CURRENT
+from keydist.adapters.nats.bucket import IMPORTED_READ as CURRENT
 from keydist.adapters.nats.bucket import WHO, keyset_stream, problems, records_stream
 from keydist.adapters.nats.permissions import RECORDS_HEARD, subjects
 from keydist.adapters.nats.store import NatsKeysetStore
@@ -97,7 +97,7 @@ async def test_a_follower_reads_from_any_replica_and_from_the_leader(keyed: Clus
         assert isinstance(held, Stored)
         assert await follower.read(from_leader=False) == held
         assert await follower.read(from_leader=True) == held
-        assert follower._leader_read == CURRENT
+        assert follower._leader_read._name == CURRENT
 
 
 # --- what a follower may not do ----------------------------------------------------------------------
@@ -156,11 +156,11 @@ async def test_who_is_in_the_account_of_the_keys_can_write_by_reply_subject(tmp_
     """Show that the attack above is one: it is the account that stops it, not the permissions."""
     with Cluster(tmp_path, servers=1) as alone:
         await alone.make_buckets()
-        async with alone.client("lead-1") as leader:
+        async with alone.client("lead-1") as leader, alone.operator() as operator:
             await leader.request(USE.entry, b"the keyset", timeout=10)
             before = await stored(alone)
-            await ask_for_planting(leader, {USE.leader_get: ASKED[CURRENT]})
-            assert leader.denied == []
+            await ask_for_planting(operator, {USE.leader_get: ASKED[CURRENT]})
+            assert operator.denied == []
         after = await stored(alone)
         assert all(now != then for now, then in zip(after, before, strict=True))
 
@@ -180,7 +180,7 @@ async def test_a_node_writes_its_own_record_and_no_other(cluster: Cluster) -> No
         for client, other in ((follower, "b"), (follower, "lead-1"), (leader, "a"), (leader, "lead-2")):
             denied = await client.denial(client.publish(USE.records + other, b"forged"))
             assert f'publish to "{USE.records.lower()}{other}"' in denied
-        listed = await ask(leader, USE.records_info, subjects_filter=f"{USE.records}>")
+        listed = await ask(leader, USE.imported_records_info, subjects_filter=f"{USE.records}>")
         assert set(listed["state"]["subjects"]) == {f"{USE.records}a", f"{USE.records}lead-1"}
         got = await leader.request(USE.records_get.removesuffix(">") + f"{USE.records}a", timeout=10)
         assert got.data == b"mine"

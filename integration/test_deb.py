@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from typing import Final
 
 import pytest
 
-from integration import machine as machines
-from integration.machine import NATS_SERVER, Machine
+from integration.debian_package import build_package
+from integration.machine import NATS_SERVER, Machine, skip_unless_possible
 from keydist import __version__
 from keydist.core.token import format_token
 from tests.material import TOKEN
 
 _REPOSITORY: Final = Path(__file__).parent.parent
-_PYTHON: Final = "/usr/bin/python3"
 _TREE: Final = """
 set -eu
 mount -t tmpfs tree "$1"
@@ -37,31 +35,9 @@ _CONFIG: Final = "cluster: test\nnode: machine\nrole: leader\nkey: {alg: ES256}\
 pytestmark = pytest.mark.timeout(600)
 
 
-def skip_unless_possible() -> None:
-    """Skip the test where the package cannot be built or installed, with the reason."""
-    why = ""
-    if os.geteuid() != 0:
-        why = "not root: only root installs packages"
-    elif shutil.which("dpkg-deb") is None:
-        why = "no dpkg-deb: this is no Debian"
-    elif subprocess.run([_PYTHON, "-c", "import ensurepip"], check=False, capture_output=True).returncode:
-        why = f"no {_PYTHON} with venv: apt-get install python3-venv"
-    elif subprocess.run(["dpkg", "-s", "systemd"], check=False, capture_output=True).returncode:
-        why = "no systemd, which the package depends on"
-    elif subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
-        why = "no right to mount"
-    if why:
-        pytest.skip(why)
-
-
 @pytest.fixture(scope="module")
 def package() -> Path:
-    """The package, as `make deb` builds it."""
-    skip_unless_possible()
-    done = subprocess.run(["make", "deb"], cwd=_REPOSITORY, capture_output=True, text=True, check=False, timeout=540)
-    assert done.returncode == 0, done.stdout + done.stderr
-    [found] = (_REPOSITORY / "dist").glob(f"keydist_{__version__}_*.deb")
-    return found
+    return build_package()
 
 
 class Tree:
@@ -177,7 +153,7 @@ def test_it_is_upgraded_removed_and_purged_and_what_may_be_the_last_copy_stays(i
 def test_on_a_running_machine_an_upgrade_starts_the_agent_again_and_a_removal_stops_it(
     package: Path, tmp_path: Path
 ) -> None:
-    machines.skip_unless_possible()
+    skip_unless_possible()
     files: dict[str, str | bytes] = {
         "/root/keydist.deb": package.read_bytes(),
         "/etc/keydist/keydist.yaml": _CONFIG,

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,19 +83,11 @@ def test_with_one_server_down_the_store_answers_and_the_copies_are_told(cluster:
         cluster.start_server(away)
 
 
-def test_too_few_copies_are_a_failure(cluster: Cluster) -> None:
-    async def keep(replicas: int) -> None:
-        async with cluster.operator() as operator:
-            info = json.loads((await operator.request("$JS.API.STREAM.INFO.KV_keydist-nodes", timeout=5)).data)
-            config = json.dumps(info["config"] | {"num_replicas": replicas}).encode()
-            reply = await operator.request("$JS.API.STREAM.UPDATE.KV_keydist-nodes", config, timeout=5)
-            assert "error" not in json.loads(reply.data), reply.data
-
-    asyncio.run(keep(1))
-    try:
-        found = examine(cluster, "lead-1", "replicas")["replicas"]
-        assert found["level"] == "fail"
-        assert "KV_keydist-nodes" in found["detail"]
-        assert "--replicas 3" in found["fix"]
-    finally:
-        asyncio.run(keep(3))
+def test_too_few_copies_are_a_failure(tmp_path: Path) -> None:
+    with Cluster(tmp_path, leaders=["lead-1"], followers=[]) as few:
+        asyncio.run(few.make_buckets(replicas=1))
+        few.node("lead-1").run()
+        found = examine(few, "lead-1", "replicas")["replicas"]
+    assert found["level"] == "fail"
+    assert "KV_keydist-nodes" in found["detail"]
+    assert "--replicas 3" in found["fix"]

@@ -18,12 +18,12 @@ import pytest
 
 from integration.attacks import everything, leave_traces, of_others, turn_around
 from integration.fleet import Member
-from integration.forbidden import ASKED, NOBODYS, PLANTED_AT, PUBLISHED, SUBSCRIBED, USE
+from integration.forbidden import NOBODYS, PUBLISHED, READ, SUBSCRIBED, USE, planted_at
 from integration.leaf import Leaf
 from integration.regions import HOME, Regions
 from integration.secured import Secured, run_keydist, said_after_handshake
-from keydist.adapters.nats.bucket import FOLLOWERS_READ, WHO
 from keydist.adapters.nats.bucket import HOME as HOME_NAME
+from keydist.adapters.nats.bucket import IMPORTED_READ, WHO
 from keydist.adapters.nats.regions import mirroring, ways
 from keydist.core.envelope import parse_envelope
 from keydist.core.record import RECORD_TYPE
@@ -171,7 +171,8 @@ async def test_no_reply_subject_of_a_regions_follower_reaches_anything(still: Re
     before = await of_others(home, "eu-3")
     places = [start + name for name in ("eu-2", "node-a") for start in (USE.records, USE.trail)]
     async with region.client("eu-3") as follower:
-        await turn_around(follower, "eu-3", *places, *(way.link.replace("*", "eu-2") for way in ways(USE)), *HOMEWARD)
+        places += [*(way.link.replace("*", "eu-2") for way in ways(USE)), *HOMEWARD]
+        await turn_around(follower, "eu-3", *places, role="node-a")
         assert follower.denied == []
     assert await of_others(home, "eu-3") == before
 
@@ -198,7 +199,7 @@ async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing
         for subject in HEARD_BY_NONE:
             await thief.subscribe(subject)  # a wildcard is taken, and what is not allowed is not delivered
         await leave_traces(home, "node-a", "lead-1")
-        for subject in (USE.direct_get, USE.leader_get, USE.info):
+        for subject in (USE.direct_get, IMPORTED_READ, USE.imported_info):
             await leader.request(subject, b"", timeout=10)
         await leader.publish(WHO, reply="_INBOX_lead-1.x")
         await leader.flush()
@@ -219,13 +220,13 @@ async def test_no_reply_subject_of_a_regions_link_reaches_anything(still: Region
     shown, seed = region.context(region.hosts[0], pair="server"), region.directory / "eu" / "user.nk"
     await leave_traces(home, "node-a", "lead-1")
     await leave_traces(region, "eu-2")
-    asked = {f"{HOME_NAME}.current": ASKED[FOLLOWERS_READ], f"{HOME_NAME}.nodes.eu-3": b"planted"}
+    asked = {f"{HOME_NAME}.current": READ, f"{HOME_NAME}.nodes.eu-3": b"planted"}
     asked |= {f"{HOME_NAME}.trail.eu-3": b"", f"{USE.trail}eu-3": b"planted"}
     places = [start + name for name in ("eu-2", "node-a") for start in (USE.records, USE.trail)]
     before = await of_others(home, "eu-3")
     async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
         for subject, data in asked.items():
-            for reply in (*PLANTED_AT, *places):
+            for reply in (*planted_at("node-a"), *places):
                 assert b"-ERR" not in await thief.publish(subject, data, reply=reply)
         # The mirror's own request, for what is read to be delivered over the keyset.
         consumer = {"stream_name": "KV_keydist", "config": {"deliver_subject": USE.entry, "deliver_policy": "all"}}

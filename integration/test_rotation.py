@@ -11,25 +11,24 @@ verify on every other without pause, and so does an outside verifier that keeps 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, Final
 
 import pytest
 
+from integration import history
 from integration.cluster import Cluster
 from integration.fleet import Fleet
+from integration.history import USE, descends
 from integration.tally import Tally, outside_of
 from integration.traffic import AUDIENCE, ISSUER, Traffic
 from integration.trouble import Trouble
 from keydist import Signer, Verifier
-from keydist.adapters.nats.permissions import subjects
 from keydist.core.accept import Held
 from keydist.core.envelope import parse_envelope
 from keydist.core.jws import parse_compact
@@ -42,7 +41,6 @@ COMMANDED: Final = ROTATIONS // 5
 FAULT_ROTATIONS: Final = int(os.environ.get("KEYDIST_TEST_FAULT_ROTATIONS", "2"))
 REVOCATIONS: Final = int(os.environ.get("KEYDIST_TEST_REVOCATIONS", "5"))
 SEED: Final = int(os.environ.get("KEYDIST_TEST_SEED") or random.randrange(2**32))
-USE: Final = subjects()
 
 # A key is published for D before it signs. V, R and A could be less than whole seconds only as 0: R is (no server is
 # paused here, and one that was killed answers no more), and so is S (one machine has one clock). V and A are 1 s, and
@@ -122,13 +120,6 @@ def active(fleet: Fleet, name: str = "lead-1") -> Held:
     return held
 
 
-def descends(now: Held, before: Held) -> bool:
-    """Tell whether a keyset is another one, or the same, some epochs later; ancestry reaches back 64 of them."""
-    known = (now.digest, *now.keyset.ancestors)
-    behind = now.keyset.epoch - before.keyset.epoch
-    return now.keyset.lineage == before.keyset.lineage and behind >= 0 and before.digest in known[behind : behind + 1]
-
-
 def rotations(fleet: Fleet, wanted: int, *, seconds: float) -> list[Held]:
     """Return the keysets with which so many keys in a row began to sign, as `lead-1` takes them."""
     seen = [active(fleet)]
@@ -172,15 +163,9 @@ def one_lineage(fleet: Fleet, before: Held) -> Held:
 
 
 async def stored(fleet: Fleet) -> tuple[bytes, float]:
-    """Return the entry's bytes, and when the store took them (unix seconds, before it acknowledged); none: empty."""
+    """Return the entry's bytes, and when the store took them; see `history.stored`."""
     async with fleet.cluster.operator() as operator:
-        query = json.dumps({"last_by_subj": USE.entry}).encode()
-        reply = await operator.request(USE.leader_get, query, timeout=10)
-        message = json.loads(reply.data).get("message")
-        if message is None:
-            return b"", 0.0
-        at = datetime.fromisoformat(message["time"])
-        return base64.b64decode(message["data"]), at.timestamp()
+        return await history.stored(operator)
 
 
 # --- rotations -----------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def _holds(
         found = x509.load_pem_x509_certificate(pem)
         issuer.public_key().verify(found.signature, found.tbs_certificate_bytes, ec.ECDSA(SHA256()))
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value if sans else ()
-    except (ValueError, InvalidSignature, x509.ExtensionNotFound):
+    except (ValueError, InvalidSignature, x509.InvalidVersion, x509.ExtensionNotFound):
         return False
     left = found.not_valid_after_utc - dt.datetime.fromtimestamp(now, dt.UTC)
     return _public(found.public_key()) == _public(key.public_key()) and (  # type: ignore[arg-type] # any key has bytes

@@ -7,6 +7,7 @@ there are certificates too, and a keydist.yaml that names all of it. What is the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -25,7 +26,9 @@ LINK: Final = "link.conf"
 SERVER_CA: Final = "server-ca.pem"
 CLIENT_CA: Final = "client-ca.pem"
 _CA_FOLDER: Final = "ca"
+_NOT_NAMES: Final = (_CA_FOLDER, "README", "token")
 _FIRST_HTTP_PORT: Final = 7447
+_LET_IN: Final = re.compile(r"# ([A-Za-z0-9_-]{1,64})[^\n]*\n *\{\n *nkey: \"(U[A-Z2-7]{55})\"", re.ASCII)
 _NOTE: Final = """\
 Written by: keydist store config --dev-pki
 
@@ -44,6 +47,11 @@ class Server(NamedTuple):
     name: str
     host: str
     port: int
+
+    @property
+    def address(self) -> str:
+        """The host as it stands before a port: an IPv6 address in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 class Named(NamedTuple):
@@ -98,7 +106,7 @@ def configurations(layout: Layout, users: Users) -> dict[str, str]:
 
     def text(server: Server) -> str:
         def filled(pattern: str) -> str:
-            return pattern.replace("{name}", server.name).replace("{host}", server.host)
+            return pattern.replace("{name}", server.name).replace("{host}", server.address)
 
         place = ServerPlace(
             name=server.name,
@@ -124,10 +132,12 @@ def configurations(layout: Layout, users: Users) -> dict[str, str]:
 
 def users_of(layout: Layout, seeds: Mapping[str, str]) -> Users:
     """Return all users with their public nkeys, named or told by their seeds. Raises `ConfigError`, `UsageError`."""
+    if not layout.leaders:
+        raise UsageError("no leader is named: nobody could write the keyset", fix="name one: --leader NAME[=NKEY]")
 
     def user(named: Named) -> User:
         seed = seeds.get(named.name)
-        held = _public(named.name, seed) if seed is not None else None
+        held = nkey_of(f"{named.name}/{SEED}", seed) if seed is not None else None
         nkey = named.nkey or held
         if nkey is None:
             raise UsageError(
@@ -181,6 +191,17 @@ def wanted_files(layout: Layout, seeds: Mapping[str, str], link: bytes | None = 
     ]
 
 
+def removed_users(wanted: list[Wanted], read: Read) -> list[str]:
+    """Return who is let in by the configurations that are there and is not by these, by name."""
+    removed: set[str] = set()
+    for file in wanted:
+        if file.path.endswith(f"/{CONFIGURATION}"):
+            there = read(file.path, False) or b""  # noqa: FBT003 - as above
+            nkeys = {nkey for _, nkey in _LET_IN.findall(file.data.decode("utf-8"))}
+            removed |= {name for name, nkey in _LET_IN.findall(there.decode("utf-8", "replace")) if nkey not in nkeys}
+    return sorted(removed)
+
+
 def dev_files(layout: Layout, read: Read, now: int) -> list[Wanted]:
     """Return CAs, certificates with their keys and a keydist.yaml for each user. `now` in unix seconds."""
 
@@ -195,7 +216,7 @@ def dev_files(layout: Layout, read: Read, now: int) -> list[Wanted]:
     for kind, ca in cas.items():
         wanted += _pair(f"{_CA_FOLDER}/{kind}-ca", ca)
     for server in layout.servers:
-        hosts = tuple(dict.fromkeys((server.name, server.host, "localhost", "127.0.0.1")))
+        hosts = tuple(dict.fromkeys((server.name, server.host, "localhost", "127.0.0.1", "::1")))
         made = issue(cas["server"], server.name, hosts=hosts, **there(f"{server.name}/server"), now=now)
         wanted += _pair(f"{server.name}/server", made)
         wanted += [Wanted(f"{server.name}/{kind}-ca.pem", ca.certificate) for kind, ca in cas.items()]
@@ -210,23 +231,24 @@ def dev_files(layout: Layout, read: Read, now: int) -> list[Wanted]:
 
 def _check_folders(layout: Layout) -> None:
     """Refuse two folders of one name. Raises `ConfigError`."""
-    names = [*(server.name for server in layout.servers), *(named.name for named in layout.named), _CA_FOLDER]
+    names = [*(server.name for server in layout.servers), *(named.name for named in layout.named), *_NOT_NAMES]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(
             "servers and users do not have names of their own",
-            expected=f"another name for each, and none {_CA_FOLDER}",
+            expected=f"another name for each, and none of: {', '.join(_NOT_NAMES)}",
             found=", ".join(twice),
             fix="rename one of them",
         )
 
 
-def _public(name: str, seed: str) -> str:
+def nkey_of(where: str, seed: str) -> str:
+    """Return the public nkey of the seed that a file holds. Raises `ConfigError`, and shows nothing of it."""
     try:
         return public_nkey(seed)
     except Exception:  # noqa: BLE001 - from binascii.Error to IndexError; and nothing of the seed may be shown
         raise ConfigError(
-            f"{name}/{SEED} is no seed of a user",
+            f"{where} is no seed of a user",
             expected="an NKEY seed",
             found="text that is not shown",
             fix="remove it, and let a new one be made",
@@ -244,7 +266,7 @@ def _node(layout: Layout, named: Named, number: int) -> str:
     if layout.client_certificates:
         tls |= {"cert_file": "client.pem", "key_file": "client.key"}
     nats: dict[str, Any] = {
-        "servers": [f"tls://{server.host}:{server.port}" for server in layout.servers],
+        "servers": [f"tls://{server.address}:{server.port}" for server in layout.servers],
         "bucket": layout.bucket,
         "entry": layout.entry,
         "nkey_file": SEED,

@@ -90,7 +90,12 @@ def _refuse_placeholder() -> NoReturn:
 def _check(found: os.stat_result, source: TokenSource) -> None:
     path, mode = source.path, stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode):
-        raise UnsafeFileError(f"the token file {path} is not a regular file", fix="name a regular file")
+        raise UnsafeFileError(
+            f"the token file {path} is not a regular file",
+            expected="a regular file",
+            found=stat.filemode(found.st_mode),
+            fix="name a regular file",
+        )
     if source.is_credential:
         return
     if found.st_uid not in (0, os.geteuid()):

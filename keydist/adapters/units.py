@@ -43,6 +43,7 @@ class Whose(Enum):
     THE_SAME = "keep"
     OURS = "update"
     A_PERSONS = "replace"
+    MASKED = "leave"
 
 
 class UnitFile(NamedTuple):
@@ -51,6 +52,11 @@ class UnitFile(NamedTuple):
     path: str
     content: bytes
     whose: Whose
+
+    @property
+    def is_written(self) -> bool:
+        """Whether installing changes it: neither one that is the same already, nor one that a person masked."""
+        return self.whose not in (Whose.THE_SAME, Whose.MASKED)
 
 
 def own_executable() -> str:
@@ -66,10 +72,10 @@ def own_executable() -> str:
 
 def check_executable(path: str, *, is_own: bool, root: str) -> None:
     """Refuse what confined units cannot start. Raises `UsageError` for its shape, else `ConfigError`."""
-    if not _PLAIN_PATH.fullmatch(path):
+    if not _PLAIN_PATH.fullmatch(path) or os.path.normpath(path) != path:
         raise UsageError(
             "the executable cannot be named in a unit",
-            expected="an absolute path of letters, digits and ._+-",
+            expected="an absolute path of letters, digits and ._+-, without . or .. in between",
             found=ascii(path[:128]),
             fix="install keydist elsewhere, for example in /opt/keydist",
         )
@@ -115,7 +121,7 @@ def check_writable(planned: tuple[UnitFile, ...]) -> None:
         directory = Path(unit.path).parent
         while not directory.exists():
             directory = directory.parent
-        if unit.whose is not Whose.THE_SAME and not os.access(directory, os.W_OK | os.X_OK):
+        if unit.is_written and not os.access(directory, os.W_OK | os.X_OK):
             raise WrongUserError(
                 f"this user may not write into {directory}",
                 expected="root, or a tree of this user's own",
@@ -141,11 +147,14 @@ def _planned(root: str, name: str, text: str, executable: str) -> UnitFile:
 def _whose(path: Path, content: bytes) -> Whose:
     try:
         found = path.lstat()
+        target = os.readlink(path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115 - the text of the link
+        if target == os.devnull:
+            return Whose.MASKED
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(
                 f"{path} is not a regular file, and is not replaced by one",
-                found=f"a link to {os.readlink(path)}" if stat.S_ISLNK(found.st_mode) else "",  # noqa: PTH115
-                fix=f"if it is masked on purpose, leave it so; else: systemctl unmask {path.name}, or remove it",
+                found=f"a link to {target}" if target else "",
+                fix="look at it, then remove it",
             )
         there = path.read_bytes()
     except FileNotFoundError:

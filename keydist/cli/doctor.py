@@ -123,4 +123,4 @@ def _closing(found: list[Finding]) -> str:
         (Level.UNSEEN, "not visible here"),
     )
     told = ", ".join(f"{counts[level]} {word}" for level, word in words if counts[level])
-    return f"{len(found)} checks: {told}"
+    return f"{len(found)} check{'' if len(found) == 1 else 's'}: {told}"

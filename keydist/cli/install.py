@@ -26,12 +26,14 @@ _WOULD = {
     Whose.THE_SAME: "unchanged",
     Whose.OURS: "would update",
     Whose.A_PERSONS: "would replace",
+    Whose.MASKED: "left masked",
 }
 _DID = {
     Whose.NOBODYS: "created",
     Whose.THE_SAME: "unchanged",
     Whose.OURS: "updated",
     Whose.A_PERSONS: "replaced",
+    Whose.MASKED: "left masked",
 }
 
 
@@ -70,11 +72,11 @@ def install(
         if not dry_run:
             check_writable(planned)
             for unit in planned:
-                if unit.whose is not Whose.THE_SAME:
+                if unit.is_written:
                     install_file(unit)
         said = _WOULD if dry_run else _DID
-        changed = not dry_run and any(unit.whose is not Whose.THE_SAME for unit in planned)
-        follows = _next(root, started)
+        changed = not dry_run and any(unit.is_written for unit in planned)
+        follows = _next(root, started, planned)
         if as_json:
             rows = [{"path": unit.path, "state": said[unit.whose]} for unit in planned]
             print_json({"root": root, "executable": started, "files": rows, "next": follows, "changed": changed})
@@ -106,8 +108,9 @@ def _refuse_changed(planned: tuple[UnitFile, ...], *, force: bool) -> None:
         tell(f"keydist: {path} was changed by hand: kept as {path}{SAVED}")
 
 
-def _next(root: str, executable: str) -> list[str]:
-    """Return the commands that remain, for this machine or for a tree."""
+def _next(root: str, executable: str, planned: tuple[UnitFile, ...]) -> list[str]:
+    """Return the commands that remain, for this machine or for a tree; who masked the agent wants none."""
+    is_masked = any(unit.path.endswith("/keydist.service") and unit.whose is Whose.MASKED for unit in planned)
     etc = Path(root) / "etc/keydist"
     is_here = root == "/"
     at = "" if is_here else f" --root={root}"
@@ -120,4 +123,4 @@ def _next(root: str, executable: str) -> list[str]:
         commands.append(f"install -m 0400 TOKEN {etc}/token")
     if is_here:
         commands.append("systemctl daemon-reload")
-    return [*commands, f"systemctl{at} enable{' --now' if is_here else ''} keydist"]
+    return [*commands, *([] if is_masked else [f"systemctl{at} enable{' --now' if is_here else ''} keydist"])]

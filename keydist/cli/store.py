@@ -23,6 +23,7 @@ from keydist.cli.command import (
 )
 from keydist.cli.render import print_json, print_line, tell, tell_alarms
 from keydist.cli.store_config import store_config
+from keydist.cli.store_nkey import store_nkey
 from keydist.cli.times import date
 from keydist.core.envelope import MAX_ENVELOPE
 from keydist.core.local import Local
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The store: buckets, recovery, backup.", rich_markup_mode=None)
 app.command("config")(store_config)
+app.command("nkey")(store_nkey)
 
 
 @app.command("init")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
@@ -20,14 +20,9 @@ if TYPE_CHECKING:
 _DEV_SERVERS: Final = ["nats-1=127.0.0.1:4222", "nats-2=127.0.0.1:4223", "nats-3=127.0.0.1:4224"]
 _DEV_LEADERS: Final = ["lead-1"]
 _DEV_FOLLOWERS: Final = ["node-a", "node-b"]
-_HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
-_SERVER: Final = re.compile(rf"({_HOST})(?:=({_HOST})(?::([0-9]{{1,5}}))?)?", re.ASCII)
-_URL: Final = re.compile(rf"(?:nats|tls)://({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
-_PLACE: Final = re.compile(r"(?:[0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]|\{name\}|\{host\}):[0-9]{1,5}", re.ASCII)
-_HOME: Final = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
 _CLIENT_PORT: Final = 4222
 _LEAF_PORT: Final = 7422
-_MAX_PORT: Final = 65_535
+_WIDTH: Final = len("replaced")
 
 
 def store_config(
@@ -112,10 +107,13 @@ def store_config(
 
     def work() -> int:
         from keydist.adapters.store_files import Layout  # noqa: PLC0415 - what it needs, no other command does
+        from keydist.cli.addresses import homes, listening_port  # noqa: PLC0415
 
         _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
-        _check_addresses({"--listen": listen, "--routes": routes, "--monitor": monitor, "--leaf": leaf})
-        _check_region(region, home, link)
+        listening = {"--listen": listen, "--routes": routes, "--monitor": monitor, "--leaf": leaf}
+        port, *_ = (listening_port(option, address) for option, address in listening.items())
+        linked = homes(home or [], port=_LEAF_PORT)
+        _check_region(region, linked, link)
         name = cluster or ("dev" if dev_pki is not None and config is None else None)
         settings = configured(config, {"cluster": name} if name else {})
         is_default = dev_pki is not None and not (leader or follower)
@@ -123,7 +121,7 @@ def store_config(
             cluster=settings.cluster,
             bucket=settings.nats.bucket,
             entry=settings.nats.entry,
-            servers=_servers(server or (_DEV_SERVERS if dev_pki is not None else None), settings.nats.servers),
+            servers=_servers(server or (_DEV_SERVERS if dev_pki else None), settings.nats.servers, port=port),
             operator=_named([operator])[0],
             leaders=_named(_DEV_LEADERS if is_default else leader or []),
             followers=_named(_DEV_FOLLOWERS if is_default else follower or []),
@@ -136,16 +134,17 @@ def store_config(
             links=_named(link or []),
             leaf=leaf,
             region=region,
-            home=_homes(home or []),
+            home=linked,
         )
         directory = dev_pki if dev_pki is not None else out
         if directory is None:
             return _print(layout, as_json=as_json)
-        wanted = _wanted(layout, directory.rstrip("/") or "/", seeds=seeds, dev=dev_pki is not None)
-        states = _write(directory, wanted, force=force, dry_run=dry_run)
-        _show(directory, wanted, states, dry_run=dry_run, as_json=as_json)
-        if dev_pki is not None and not dry_run and not as_json:
-            _tell_next(dev_pki, layout)
+        files = _wanted(layout, directory.rstrip("/") or "/", seeds=seeds, dev=dev_pki is not None)
+        _tell_removed(files)
+        states = _write(directory, files.wanted, force=force, dry_run=dry_run)
+        _show(directory, files, states, dry_run=dry_run, as_json=as_json)
+        if not dry_run and not as_json:
+            _tell_next(directory, layout, files.wanted, states, dev=dev_pki is not None)
         return 0
 
     finish(work, as_json=as_json)
@@ -168,17 +167,7 @@ def _check_options(
             )
 
 
-def _check_addresses(addresses: dict[str, str]) -> None:
-    for option, address in addresses.items():
-        if not _PLACE.fullmatch(address) or int(address.rpartition(":")[2]) > _MAX_PORT:
-            raise UsageError(
-                f"{option} is no address",
-                expected="an IP address, {name} or {host}, with a port",
-                found=ascii(address)[:80],
-            )
-
-
-def _check_region(region: str | None, home: list[str] | None, link: list[str] | None) -> None:
+def _check_region(region: str | None, home: tuple[str, ...], link: list[str] | None) -> None:
     from keydist.adapters.nats.accounts import check_name  # noqa: PLC0415 - as above
 
     if (region is None) != (not home):
@@ -187,16 +176,6 @@ def _check_region(region: str | None, home: list[str] | None, link: list[str] | 
         check_name(region)
         if link:
             raise UsageError("a region takes no links", fix="--link is for the servers at home")
-
-
-def _homes(texts: list[str]) -> tuple[str, ...]:
-    found = []
-    for text in texts:
-        match = _HOME.fullmatch(text)
-        if match is None or int(match[2] or 0) > _MAX_PORT:
-            raise UsageError("--home is not well formed", expected="HOST[:PORT]", found=ascii(text)[:80])
-        found.append(f"{match[1]}:{match[2] or _LEAF_PORT}")
-    return tuple(found)
 
 
 def _named(texts: list[str]) -> tuple[Named, ...]:
@@ -210,23 +189,10 @@ def _named(texts: list[str]) -> tuple[Named, ...]:
     return tuple(found)
 
 
-def _servers(texts: list[str] | None, urls: tuple[str, ...]) -> tuple[Server, ...]:
-    from keydist.adapters.store_files import Server  # noqa: PLC0415 - as above
+def _servers(texts: list[str] | None, urls: tuple[str, ...], *, port: int) -> tuple[Server, ...]:
+    from keydist.cli.addresses import named_servers, servers_of_urls  # noqa: PLC0415 - as above
 
-    found = []
-    for text in texts or []:
-        match = _SERVER.fullmatch(text)
-        if match is None:
-            raise UsageError("--server is not well formed", expected="NAME[=HOST[:PORT]]", found=ascii(text)[:80])
-        found.append(Server(match[1], match[2] or match[1], int(match[3] or _CLIENT_PORT)))
-    for url in urls if texts is None else ():
-        match = _URL.fullmatch(url)
-        if match is None:
-            raise UsageError(
-                "a server of nats.servers has no name that its peers can use", found=url, fix="name all with --server"
-            )
-        found.append(Server(match[1], match[1], int(match[2] or _CLIENT_PORT)))
-    return tuple(found)
+    return servers_of_urls(urls, port=_CLIENT_PORT) if texts is None else named_servers(texts, port=port)
 
 
 def _print(layout: Layout, *, as_json: bool) -> int:
@@ -248,9 +214,16 @@ def _print(layout: Layout, *, as_json: bool) -> int:
     return 0
 
 
-def _wanted(layout: Layout, directory: str, *, seeds: bool, dev: bool) -> list[Wanted]:
+class _Files(NamedTuple):
+    """What is to be written, and who is let in by the configurations that are there, and by these no more."""
+
+    wanted: list[Wanted]
+    removed: list[str]
+
+
+def _wanted(layout: Layout, directory: str, *, seeds: bool, dev: bool) -> _Files:
     from keydist.adapters.file_set import read_file  # noqa: PLC0415 - as above
-    from keydist.adapters.store_files import SEED, dev_files, seeds_of, wanted_files  # noqa: PLC0415
+    from keydist.adapters.store_files import SEED, dev_files, removed_users, seeds_of, wanted_files  # noqa: PLC0415
 
     def read(path: str, secret: bool) -> bytes | None:
         return read_file(directory, path, secret=secret)
@@ -258,7 +231,13 @@ def _wanted(layout: Layout, directory: str, *, seeds: bool, dev: bool) -> list[W
     held = seeds_of(layout, read, SystemEntropy().random if seeds or dev else None)
     link = read(f"{layout.region}/{SEED}", True) if layout.region is not None else None  # noqa: FBT003 - a secret
     wanted = wanted_files(layout, held, link)
-    return [*dev_files(layout, read, SystemClock().now()), *wanted] if dev else wanted
+    removed = removed_users(wanted, read)
+    return _Files([*dev_files(layout, read, SystemClock().now()), *wanted] if dev else wanted, removed)
+
+
+def _tell_removed(files: _Files) -> None:
+    if files.removed:
+        tell(f"keydist: not named, or with another nkey, and so not let in any more: {', '.join(files.removed)}")
 
 
 def _write(directory: str, wanted: list[Wanted], *, force: bool, dry_run: bool) -> list[State]:
@@ -267,24 +246,35 @@ def _write(directory: str, wanted: list[Wanted], *, force: bool, dry_run: bool) 
     return compare(directory, wanted) if dry_run else write_files(directory, wanted, overwrite=force)
 
 
-def _show(directory: str, wanted: list[Wanted], states: list[State], *, dry_run: bool, as_json: bool) -> None:
+def _show(directory: str, files: _Files, states: list[State], *, dry_run: bool, as_json: bool) -> None:
     words = {"new": "would write" if dry_run else "wrote", "same": "kept"}
     words["differs"] = "would replace, with --force" if dry_run else "replaced"
-    files = [
-        {"path": f"{directory}/{file.path}", "state": str(state)} for file, state in zip(wanted, states, strict=True)
+    rows = [
+        {"path": f"{directory}/{file.path}", "state": str(state)}
+        for file, state in zip(files.wanted, states, strict=True)
     ]
     if as_json:
-        changed = not dry_run and any(file["state"] != "same" for file in files)
-        print_json({"directory": directory, "files": files, "changed": changed})
+        changed = not dry_run and any(row["state"] != "same" for row in rows)
+        print_json({"directory": directory, "files": rows, "removed": files.removed, "changed": changed})
         return
-    for file in files:
-        print_line(f"{words[file['state']]:<5}  {file['path']}")
+    width = max(_WIDTH, *(len(words[row["state"]]) for row in rows))
+    for row in rows:
+        print_line(f"{words[row['state']]:<{width}}  {row['path']}")
 
 
-def _tell_next(directory: str, layout: Layout) -> None:
-    tell("keydist: for development only: the CAs' keys are in there too. Next, with the servers running:")
-    tell(f"  keydist token generate --out {directory}/token")
-    mirror = "" if layout.region is None else " --mirror"
-    tell(f"  keydist store init{mirror} --config {directory}/{layout.operator.name}/keydist.yaml")
-    for one in layout.nodes[1:]:
-        tell(f"  keydist bootstrap --config {directory}/{one.name}/keydist.yaml")
+def _tell_next(directory: str, layout: Layout, wanted: list[Wanted], states: list[State], *, dev: bool) -> None:
+    from keydist.adapters.store_files import CONFIGURATION  # noqa: PLC0415 - as above
+
+    if dev:
+        tell("keydist: for development only: the CAs' keys are in there too")
+    changed = {str(state) for file, state in zip(wanted, states, strict=True) if file.path.endswith(CONFIGURATION)}
+    if "differs" in changed:
+        tell("keydist: next, on each server, with its folder's files in place: nats-server --signal reload")
+    elif dev:
+        tell("keydist: next, with the servers running:")
+        tell(f"  keydist token generate --out {directory}/token")
+        mirror = "" if layout.region is None else " --mirror"
+        tell(f"  keydist store init{mirror} --config {directory}/{layout.operator.name}/keydist.yaml")
+        for one in (*layout.leaders[:1], *layout.followers[:1]) if layout.region is None else layout.followers[:1]:
+            tell(f"  keydist bootstrap --config {directory}/{one.name}/keydist.yaml")
+        tell("  and so on for each node")

@@ -24,6 +24,7 @@ from keydist.services import examine
 if TYPE_CHECKING:
     from keydist.doctor.patient import Patient
 
+_ASK_AS_OPERATOR = "run keydist doctor with the operator's credentials"
 _ASK_ELSEWHERE = "run keydist doctor on a leader, or with the operator's credentials"
 
 
@@ -78,14 +79,16 @@ async def excess(patient: Patient) -> Verdict:
     """Judge whether this user may do more than its role needs."""
     connection = await patient.connected()
     found = await excessive_rights(connection, patient.names, patient.role)
-    shares = patient.role is Role.FOLLOWER and await shares_account(connection, patient.names)
+    shares = await shares_account(connection, patient.names)
     return judge.excess(found or (), role=patient.role, shares_account=shares, is_refused=found is not None)
 
 
 async def _stream(patient: Patient, name: str) -> Verdict:
     found = (await patient.streams())[name]
     if isinstance(found, ForbiddenError):
-        return unseen(f"how {name} is kept: this user may not ask", _ASK_ELSEWHERE)
+        is_trail = name == trail_stream_name(patient.config.nats.bucket)
+        elsewhere = _ASK_AS_OPERATOR if is_trail or patient.role is Role.LEADER else _ASK_ELSEWHERE
+        return unseen(f"how {name} is kept: this user may not ask", elsewhere)
     if isinstance(found, KeydistError):
         return failing(found)
     local = patient.local_if_seen()

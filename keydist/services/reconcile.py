@@ -84,6 +84,8 @@ class Reconciler:
     async def _attempt(self) -> Outcome:
         is_leader = self._node.role is Role.LEADER
         seen = await self._observe(from_leader=is_leader)
+        if seen.found is InStore.ANCESTOR and not is_leader:  # a replica may only be late: the leader knows
+            seen = await self._observe(from_leader=True)
         pinned = self._node.demands.lineage is not None
         match decide(on_disk(self.local), seen.found, self._node.role, lineage_pinned=pinned):
             case Action.GENERATE:

@@ -9,24 +9,36 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
+from fuzz.words import some_swapped
 from keydist.errors import KeydistError
 from tests.properties.strategies import damaged, mangled
 
 ANY_BYTE = bytes(range(256))
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"answer", "yaml"}))  # theirs are good in form, and say no
-def test_a_good_input_is_taken(name: str) -> None:
-    for seed in TARGETS[name].seeds:
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_good_input_is_taken_and_a_bad_one_refused(name: str) -> None:
+    for seed in TARGETS[name].good:
         TARGETS[name].check(seed)
+    for seed in TARGETS[name].refused:
+        with pytest.raises(KeydistError):
+            TARGETS[name].check(seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_stands_in_the_place_of_a_word_is_taken_or_refused(name: str) -> None:
+    target = TARGETS[name]
+    for raw in some_swapped(target.good + target.refused, most=400):
+        with suppress(KeydistError):
+            target.check(raw)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_other_is_taken_or_refused(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
-    seed = data.draw(st.sampled_from(target.seeds))
+    seed = data.draw(st.sampled_from(target.good + target.refused))
     raw = data.draw(damaged(seed, ANY_BYTE) | mangled(seed) | st.binary(max_size=200))
     with suppress(KeydistError):
         target.check(raw)

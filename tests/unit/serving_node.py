@@ -144,14 +144,14 @@ class ServingNode:
             clock=SystemClock(),
         )
         published = Published(self.disk, self.clock, tokens, wanted, entropy=NumberedEntropy("http"), issuer=issuer)
-        public = Public(published=published, keys=self.disk, report=lambda: report)
+        self.public = Public(published=published, keys=self.disk, report=lambda: report)
         log, tcp = self.journal, TcpAddress("127.0.0.1", 0, *(certificate or ()))
         served = [
             Served("socket", UnixAddress(self.path, 0o666), self.local.app(log)),
-            Served("http", tcp, public.app(log, with_metrics=not metrics_apart)),
+            Served("http", tcp, self.public.app(log, with_metrics=not metrics_apart)),
         ]
         if metrics_apart:
-            served.append(Served("metrics", tcp, public.metrics_app(log)))
+            served.append(Served("metrics", tcp, self.public.metrics_app(log)))
         self._served = len(served)
         self.servers = Servers(tuple(served), clock=SystemClock(), log=log, limits=limits)
         self._thread = threading.Thread(target=self._run, daemon=True)

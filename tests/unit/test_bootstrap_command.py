@@ -422,7 +422,9 @@ def test_the_messages_differ(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "alarm"), [(rolled_back, "rollback"), (forked, "fork"), (another_lineage, "fork")], ids=str
+    ("make", "alarm"),
+    [(rolled_back, "rollback"), (forked, "fork"), (another_lineage, "fork")],
+    ids=["rolled back", "forked", "another lineage"],
 )
 def test_a_store_with_another_history_is_an_alarm(
     make: Callable[[Host], bytes], alarm: str, host: Host, store: Callable[..., None]

@@ -858,7 +858,11 @@ class ReadOnlyDisk(System):
 
 
 @pytest.mark.parametrize("role", BOTH)
-@pytest.mark.parametrize(("system", "code"), [(FullDisk(), "disk-full"), (ReadOnlyDisk(), "disk-read-only")], ids=str)
+@pytest.mark.parametrize(
+    ("system", "code"),
+    [(FullDisk(), "disk-full"), (ReadOnlyDisk(), "disk-read-only")],
+    ids=["full", "read-only"],
+)
 def test_a_disk_that_takes_no_more_starts_from_what_it_holds(
     role: Role, system: System, code: str, scene: Scene
 ) -> None:

@@ -17,9 +17,13 @@ import pytest
 from keydist import wiring
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.token_file import find_token_file, read_tokens
 from keydist.cli import doctor as command
+from keydist.core.doctor.verdict import Level
 from keydist.core.token import format_token
 from keydist.doctor.run import CHECKS
+from keydist.errors import UnsafeFileError
+from keydist.services import examine
 from tests.material import LINEAGE, NOW, OTHER_TOKEN, TOKEN, Change, chain, extend
 from tests.unit.cli_node import CliNode
 from tests.unit.test_nats_credentials import (
@@ -225,6 +229,14 @@ def test_the_token(node: Examined, change: Callable[[Examined], object], level: 
     found = node.check("token")
     assert found[:2] == (level, code)
     assert text in found[2]
+
+
+def test_a_token_that_is_no_file_is_a_failure_whoever_asks(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    source = find_token_file(str(tmp_path / "token"), {}, None)
+    with pytest.raises(UnsafeFileError, match="not a regular file") as caught:
+        read_tokens(source)
+    assert examine.token((), caught.value, None, source=source.path, owns=False).level is Level.FAIL
 
 
 def test_a_superseded_token_is_to_be_retired(node: Examined) -> None:
@@ -472,7 +484,20 @@ def test_how_often_a_server_syncs_is_seen_at_its_monitoring_endpoint(
     assert node.examine("sync", "--monitor", server.url.replace("nats", "http"))["sync"]["level"] == "unseen"
 
 
-@pytest.mark.parametrize("url", ["", "n1:8222", "file:///etc/passwd", "http://u:pw@n1:8222", "http://n1:x", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "n1:8222",
+        "file:///etc/passwd",
+        "http://u:pw@n1:8222",
+        "http://n1:x",
+        "http://",
+        "http://n1/ HTTP/1.0",
+        "http://n1/\nX: y",
+        "http://n1/ü",
+    ],
+)
 def test_a_monitor_that_is_no_address(node: Examined, url: str) -> None:
     answer = node.run("doctor", "sync", "--monitor", url, "--json")
     assert (answer.code, answer.error["code"]) == (2, "usage")

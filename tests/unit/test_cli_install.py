@@ -121,14 +121,25 @@ def test_forced_it_replaces_a_persons_file_says_so_and_keeps_it_once(node: CliNo
     assert path.read_text(encoding="utf-8") == "mine again\n"
 
 
-def test_a_masked_unit_stays_masked(node: CliNode) -> None:
-    path = node.directory / "root" / AGENT
+def test_a_masked_unit_stays_masked_and_the_others_are_installed(node: CliNode) -> None:
+    path = node.directory / "root/etc/systemd/system/keydist.service"
     path.parent.mkdir(parents=True)
     path.symlink_to("/dev/null")
+    first, again = (install(node, *more) for more in ((), ("--force",)))
+    for answer in (first, again):
+        assert (answer.code, str(path.readlink())) == (0, "/dev/null")
+        assert {"path": str(path), "state": "left masked"} in answer.json["files"]
+    assert not again.json["changed"]
+    assert not [line for line in again.json["next"] if "enable" in line]
+    assert (path.parent / "keydist-wait-ready.service").is_file()
+
+
+def test_another_link_is_not_replaced(node: CliNode, tmp_path: Path) -> None:
+    path = node.directory / "root/etc/systemd/system/keydist.service"
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "elsewhere")
     answer = install(node, "--force")
-    assert answer.code == 78
-    assert "unmask" in answer.error["fix"]
-    assert path.is_symlink()
+    assert (answer.code, path.is_symlink(), (tmp_path / "elsewhere").exists()) == (78, True, False)
 
 
 def test_a_link_that_leads_out_of_the_tree_is_not_followed(node: CliNode) -> None:
@@ -150,6 +161,8 @@ def test_a_link_that_leads_out_of_the_tree_is_not_followed(node: CliNode) -> Non
         ("/root/venv/bin/keydist", 78),
         ("/home/me/keydist", 78),
         ("/tmp/venv/bin/keydist", 78),
+        ("/opt/../root/keydist", 2),
+        ("/opt/./keydist", 2),
     ],
 )
 def test_what_a_confined_unit_cannot_start_is_refused(node: CliNode, program: str, code: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 import ssl
 import stat
 from collections.abc import Callable
@@ -87,6 +89,15 @@ def test_without_client_certificates_clients_are_not_asked_for_one_but_servers_a
 # --- files ----------------------------------------------------------------------------------------
 
 
+def test_servers_give_up_a_peer_that_is_cut_off_before_long(node: CliNode, out: Path) -> None:
+    """By default it takes minutes, and until then a part of all direct gets goes to it."""
+    node.run("store", "config", "--out", str(out), *NAMED, "--server", "n1", "--server", "n2")
+    for name in ("n1", "n2"):
+        cluster = (out / name / "nats-server.conf").read_text("utf-8").partition("cluster: {")[2]
+        found = dict(re.findall(r'^  (ping_\w+): "?(\d+)', cluster, re.MULTILINE))
+        assert int(found["ping_interval"]) * (int(found["ping_max"]) + 1) <= 6
+
+
 def test_only_the_configurations_are_written_unless_seeds_are_asked_for(node: CliNode, out: Path) -> None:
     servers = ("--server", "n1", "--server", "n2")
     answer = node.run("store", "config", "--out", str(out), *NAMED, *servers, "--json")
@@ -165,6 +176,38 @@ def test_another_follower_needs_consent_and_makes_no_other_key_anew(node: CliNod
     assert {name.partition("/")[0] for name in set(after) - set(before)} == {"node-b"}
 
 
+def test_who_would_not_be_let_in_any_more_is_told_before_it_happens(node: CliNode, out: Path) -> None:
+    arguments = ("store", "config", "--dev-pki", str(out), "--leader", "lead-1", "--follower")
+    assert node.run(*arguments, "node-a,node-b").code == 0
+    told = [node.run(*arguments, "node-b,node-c", *more).err for more in (("--dry-run",), (), ("--force",))]
+    assert all("not let in any more: node-a\n" in err for err in told)
+    assert "--signal reload" in told[-1]
+    again = node.run(*arguments, "node-b,node-a", "--dry-run", "--json").json
+    assert again["removed"] == ["node-c"]
+
+
+def test_a_server_may_have_an_ipv6_address_and_clients_use_the_port_it_listens_at(node: CliNode, out: Path) -> None:
+    assert (
+        node.run("store", "config", "--dev-pki", str(out), "--server", "n=[fd00::1]", "--listen", "{host}:5222").code
+        == 0
+    )
+    held = files(out)
+    assert b'listen: "[fd00::1]:5222"' in held["n/nats-server.conf"]
+    assert b'servers: ["tls://[fd00::1]:5222"]' in held["node-a/keydist.yaml"]
+    shown = x509.load_pem_x509_certificate(held["n/server.pem"])
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert ipaddress.ip_address("fd00::1") in names.get_values_for_type(x509.IPAddress)
+
+
+def test_two_hundred_nodes_are_named_once_each_and_two_next_steps(node: CliNode, out: Path) -> None:
+    followers = ",".join(f"n{number}" for number in range(200))
+    answer = node.run("store", "config", "--out", str(out), "--seeds", "--leader", "l", "--follower", followers)
+    assert answer.code == 0
+    assert files(out)["127.0.0.1/nats-server.conf"].count(b"nkey: ") == 202
+    answer = node.run("store", "config", "--dev-pki", f"{out}-dev", "--leader", "l", "--follower", "a,b,c,d")
+    assert answer.err.count("keydist bootstrap") == 2
+
+
 def test_a_server_by_another_name_gets_another_certificate_for_the_same_key(node: CliNode, out: Path) -> None:
     arguments = ("store", "config", "--dev-pki", str(out), "--server")
     node.run(*arguments, "nats-1=127.0.0.1")
@@ -175,7 +218,7 @@ def test_a_server_by_another_name_gets_another_certificate_for_the_same_key(node
     found = x509.load_pem_x509_certificate(after["nats-1/server.pem"])
     names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["nats-1", "nats.example", "localhost"]
-    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
 
 
 def test_each_keydist_yaml_is_one_that_keydist_reads_and_names_files_that_are_there(node: CliNode, out: Path) -> None:
@@ -242,6 +285,12 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an nkey twice": ((*NAMED, "--follower", f"node-b={LEAD}"), 78, "two users have one nkey"),
     "a server with a path": ((*NAMED, "--server", "a/../b"), 2, "--server"),
     "a server's port": ((*NAMED, "--server", "a=b:x"), 2, "--server"),
+    "a server's port that is none": ((*NAMED, "--server", "a=b:65536"), 2, "--server"),
+    "a server's IPv6 address that is none": ((*NAMED, "--server", "a=[::g]"), 2, "--server"),
+    "a server's IPv6 address without brackets": ((*NAMED, "--server", "a=::1"), 2, "--server"),
+    "a listening address that is none": ((*NAMED, "--listen", "300.0.0.1:4222"), 2, "--listen is no address"),
+    "no listening port": ((*NAMED, "--routes", "[::]:0"), 2, "--routes is no address"),
+    "no leader": (("--operator", f"operator={OP}"), 2, "no leader is named"),
     "a listening name": ((*NAMED, "--listen", "example:1"), 2, "--listen is no address"),
     "a listening port": ((*NAMED, "--listen", "127.0.0.1:70000"), 2, "--listen is no address"),
     "a relative place": ((*NAMED, "--files-dir", "tls"), 2, "--files-dir"),
@@ -266,7 +315,8 @@ def test_what_is_refused(arguments: tuple[str, ...], code: int, said: str, node:
 def test_a_folder_is_either_a_servers_or_a_users(node: CliNode, out: Path) -> None:
     answer = node.run("store", "config", "--dev-pki", str(out), "--server", "lead-1", "--json")
     assert (answer.code, answer.error["found"]) == (78, "lead-1")
-    assert node.run("store", "config", "--dev-pki", str(out), "--leader", "ca").code == 78
+    for name in ("ca", "README", "token"):
+        assert node.run("store", "config", "--dev-pki", str(out), "--leader", name).code == 78
     assert not out.exists()
 
 

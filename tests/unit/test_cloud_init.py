@@ -40,7 +40,8 @@ def test_its_configuration_is_one(example: dict[str, Any], tmp_path: Path) -> No
 def test_it_carries_no_token_and_nothing_that_could_hide_one(example: dict[str, Any]) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert not re.search(r"kdt1_[0-9a-f]", text)
-    assert "/etc/keydist/token" not in files(example)
+    assert not re.search(r"S[A-Z2-7]{57}", text)
+    assert not {"/etc/keydist/token", "/etc/keydist/user.nk"} & set(files(example))
     assert not [file for file in example["write_files"] if "encoding" in file]
     assert not re.findall(base64.b64encode(b"kdt1").decode().rstrip("="), text)
 

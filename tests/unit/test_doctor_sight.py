@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from keydist.adapters.config import TlsConfig
 from keydist.adapters.doctor import files
 from keydist.adapters.doctor.files import acting_as, below, file_at, filesystem_of, room_at
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats import monitoring
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.expiry import term_of_authorities, term_of_chain, term_of_creds, term_of_der
 from keydist.adapters.nats.greeting import address_of, greeting, is_local
@@ -171,6 +173,46 @@ def test_what_a_greeting_says_of_tls(name: str, *, offers: bool, demands: bool) 
         assert (found.in_clear, found.offers, found.demands) == (True, offers, demands)
 
 
+@contextmanager
+def trickling(begin: bytes) -> Iterator[int]:
+    """Listen, and say something to who connects, then one byte after the other, for ever."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with peer, suppress(OSError):
+                        peer.sendall(begin)
+                        while not ended.wait(0.05):
+                            peer.sendall(b"x")
+
+        ear = threading.Thread(target=talk, daemon=True)
+        ear.start()
+        yield server.getsockname()[1]
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+        ear.join()
+
+
+def test_a_server_that_says_a_byte_now_and_then_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "_SECONDS", 0.5)
+    with trickling(b"INFO {") as port:
+        assert "timed out" in greeting(f"nats://127.0.0.1:{port}", None, seconds=0.5).error
+    for begin in (b"", b"HTTP/1.0 200 OK\r\nX: ", b"HTTP/1.0 200 OK\r\n\r\n"):
+        with trickling(begin) as port:
+            assert "timed out" in monitoring.synced(f"http://127.0.0.1:{port}").error
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\r\n\r\n", b"HTTP/1.0 abc\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[" + b"[" * 60_000]
+)
+def test_a_monitor_may_say_anything(answer: bytes) -> None:
+    with speaking(answer) as url:
+        assert monitoring.synced(url.replace("nats", "http")).error
+
+
 def test_a_server_that_never_speaks_is_not_waited_for_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"nats://127.0.0.1:{server.getsockname()[1]}"
@@ -219,6 +261,23 @@ LOOKS: Final[dict[str, Callable[[str], Term]]] = {
 def test_files_that_say_no_date(text: str, look: Callable[[str], Term], tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         look(write(tmp_path / "file", text))
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        pytest.param(b"\x18\x0f2119", b"\x18\x0f0000", id="a year that no calendar has"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", id="a version that no standard has"),
+    ],
+)
+def test_a_certificate_that_cannot_be(here: bytes, there: bytes, tmp_path: Path) -> None:
+    der = ssl.PEM_cert_to_DER_cert(Path(str(certificate(tmp_path, "until-2119").cert_file)).read_text())
+    impossible = der.replace(here, there)
+    assert impossible != der
+    assert term_of_der(impossible) is None
+    for look in (term_of_chain, term_of_authorities):
+        with pytest.raises(ConfigError, match="no certificate that can be read"):
+            look(write(tmp_path / "file", ssl.DER_cert_to_PEM_cert(impossible)), "x")
 
 
 @pytest.mark.parametrize("jwt", ["x", "a.b.c", "a.W10.c", "a." + "W" * 40_000 + ".c"])

@@ -350,7 +350,7 @@ FOLLOWER, LEADER = Role.FOLLOWER, Role.LEADER
         (Outcome.DENIED, FOLLOWER, False, True, OK),
         (Outcome.ALLOWED, FOLLOWER, False, True, (FAIL, 77)),
         (Outcome.DENIED, FOLLOWER, True, True, (FAIL, 77)),
-        (Outcome.DENIED, LEADER, True, True, OK),
+        (Outcome.DENIED, LEADER, True, True, WARN),
         (Outcome.ALLOWED, LEADER, True, True, WARN),
         (Outcome.DENIED, FOLLOWER, False, False, UNSEEN),
     ],
@@ -417,6 +417,7 @@ UNITS = {
     "well": (UNIT, OK),
     "not installed": (UNIT._replace(load="not-found"), UNSEEN),
     "bad file": (UNIT._replace(load="bad-setting"), (FAIL, 75)),
+    "masked": (UNIT._replace(load="masked", active="inactive", enabled="masked"), OK),
     "failed": (UNIT._replace(active="failed", result="exit-code"), (FAIL, 75)),
     "enabled, not running": (UNIT._replace(active="inactive"), (FAIL, 75)),
     "neither": (UNIT._replace(active="inactive", enabled="disabled"), WARN),
@@ -440,6 +441,7 @@ def test_a_unit(found: Unit, expected: tuple[Level, int]) -> None:
 def test_beside_an_agent_the_bootstrap_unit_need_not_start_at_boot() -> None:
     oneshot = UNIT._replace(name="keydist-bootstrap.service", enabled="disabled", active="inactive")
     assert came_to(around.units((UNIT, oneshot))) == OK
+    assert came_to(around.units((UNIT._replace(load="masked"), oneshot))) == WARN
 
 
 SHOWN = """\

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from keydist.adapters.embedded import EmbeddedServer
+from keydist.adapters.nats import bucket
 from keydist.adapters.nats.accounts import FLEET, accounts
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.permissions import subjects
@@ -19,8 +20,7 @@ from keydist.adapters.nats.server_text import render
 from keydist.adapters.nats.store import NatsKeysetStore
 from keydist.adapters.nats.trail import NatsTrailStream
 from keydist.core.entry import Stored
-from keydist.errors import BucketMissingError, ConflictError, ForbiddenError
-from tests.settled import settled
+from keydist.errors import BucketMissingError, ConflictError, ForbiddenError, TransientError
 from tests.unit.nats_users import ADMIN, users_in, with_admin
 
 LEADERS = ("lead-1", "lead-2")
@@ -262,6 +262,11 @@ TARGETS = (
     "$JS.API.STREAM.MSG.DELETE.keydist-audit",
     "$JS.API.STREAM.DELETE.keydist-audit",
 )
+OF_STREAMS = tuple(
+    f"$JS.API.STREAM.{call}.{stream}"
+    for call in ("PURGE", "DELETE")
+    for stream in ("KV_keydist", "KV_keydist-nodes", "keydist-audit")
+)
 HEADERS: tuple[dict[str, str] | None, ...] = (
     None,
     {"Nats-Rollup": "all"},
@@ -325,13 +330,60 @@ async def test_without_the_stream_or_the_import_a_trail_is_missing(guarded: Guar
                     await act
 
 
-async def test_a_leader_could_put_junk_into_a_trail_by_the_same_way(guarded: Guarded) -> None:
+async def test_a_follower_that_fills_the_trail_leaves_room_for_the_key(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "TRAIL_BYTES", 200_000)
+    async with trails_of(guarded, "a", "lead-1") as (_, a, lead):
+        after = 0
+        for _ in range(3):
+            after = await a.publish("a", bytes(50_000), after=after)
+        with pytest.raises(TransientError):
+            await a.publish("a", bytes(50_000), after=after)
+        store = NatsKeysetStore(lead._connection, bucket="keydist", entry="signing-key")
+        assert await store.write_first(bytes(40_000)) == 1
+        await NatsNodeRecords(lead._connection, bucket="keydist").publish("lead-1", b"record")
+
+
+@pytest.mark.parametrize("body", [b"", b"x"], ids=["an empty answer", "a chosen answer"])
+async def test_no_request_of_a_leader_is_answered_over_what_is_not_its_own(body: bytes, guarded: Guarded) -> None:
     async with trails_of(guarded, "a", "lead-1") as (operator, a, lead):
         await a.publish("a", b"of a", after=0)
-        assert await lead.last("a") is not None  # connects
+        store = NatsKeysetStore(lead._connection, bucket="keydist", entry="signing-key")
+        await store.write_first(b"the key")
+        records = NatsNodeRecords(a._connection, bucket="keydist")
+        await records.publish("a", b"record of a")
         client = lead._connection._link._client
-        await client.publish("keydist.audit.keydist.lead-1", b"x", reply="keydist.audit.keydist.a")
-        await settled(client)
-        await lead.read(after=0, node=None)
-        _, _, (node, junk) = await held_by(operator)
-        assert (node, b"keydist-audit" in junk) == ("a", True)  # why records are signed and counted
+        await lead._connection.request("$KV.keydist-nodes.lead-1", body)  # what is then read back, and goes astray
+        for subject, payload in (
+            ("keydist.audit.keydist.lead-1", body),
+            ("$KV.keydist-nodes.lead-1", body),
+            ("$JS.API.DIRECT.GET.KV_keydist-nodes.$KV.keydist-nodes.lead-1", b""),
+            ("$JS.API.DIRECT.GET.KV_keydist-nodes.$KV.keydist-nodes.nobody", b""),
+            ("$JS.API.DIRECT.GET.keydist-audit", b'{"seq":1}'),
+            ("keydist.info.KV_keydist-nodes", b""),
+            ("keydist.current", b'{"last_by_subj":"$KV.keydist.signing-key"}'),
+        ):
+            for target in (*TARGETS, "keydist.audit.keydist.a", "$KV.keydist-nodes.a", *OF_STREAMS):
+                if target != "$KV.keydist.signing-key":  # its own to write
+                    await client.publish(subject, payload, reply=target)
+        await lead._connection.request("$KV.keydist-nodes.lead-1", b"last")  # whatever was sent before has arrived
+        assert {(node, record) for node, record in await held_by(operator) if node != "lead-1"} == {("a", b"of a")}
+        assert await store.read(from_leader=True) == Stored(envelope=b"the key", revision=1)
+        assert await NatsNodeRecords(lead._connection, bucket="keydist").read_all() == {
+            "a": b"record of a",
+            "lead-1": b"last",
+        }
+
+
+async def test_in_the_account_of_the_streams_a_read_is_enough_to_delete_one(guarded: Guarded) -> None:
+    """Show what the leaders' own account is for: the operator, who has none, can do it."""
+    async with trails_of(guarded, "a") as (operator, a):
+        await a.publish("a", b"of a", after=0)
+        assert await held_by(operator) == [("a", b"of a")]
+        client = operator._connection._link._client
+        missing = "$JS.API.DIRECT.GET.keydist-audit.keydist.audit.keydist.nobody"  # is answered with an empty body
+        await client.publish(missing, b"", reply="$JS.API.STREAM.DELETE.keydist-audit")
+        async with asyncio.timeout(5):
+            while b'"code":404' not in await administer(guarded, "$JS.API.STREAM.INFO.keydist-audit"):
+                pass

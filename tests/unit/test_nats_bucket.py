@@ -125,6 +125,13 @@ def test_a_regions_mirror_is_the_keysets_stream_read_from_home_and_told_of_where
     assert line.startswith("mirror: found None, expected")
 
 
+@pytest.mark.parametrize("name", ["num_replicas", "storage", "subjects"])
+def test_whatever_a_server_says_is_told_in_print(name: str) -> None:
+    wanted = streams.keyset_stream("x", replicas=1)
+    [problem] = streams.problems(wanted | {name: "\x1b[2J\r\n"}, wanted)
+    assert problem.isprintable()
+
+
 def test_records_have_an_age_limit_and_are_republished_by_node() -> None:
     records = streams.records_stream("keydist-nodes", replicas=1)
     assert records["max_age"] == 7 * 86_400 * 10**9
@@ -151,3 +158,10 @@ def test_an_audit_trail_from_which_something_may_go_is_a_problem(name: str) -> N
     other = {"max_age": 1, "retention": "interest", "storage": "memory"}
     assert streams.problems(wanted, wanted) == []
     assert len(streams.problems(wanted | {name: other.get(name, not wanted[name])}, wanted)) == 1
+
+
+@pytest.mark.parametrize(("limit", "is_one"), [(1 << 40, True), (1, True), (-1, False), (0, False), (None, False)])
+def test_an_audit_trail_has_a_limit_of_whatever_size(limit: int | None, *, is_one: bool) -> None:
+    wanted = streams.trail_stream("x", replicas=1)
+    assert wanted["max_bytes"] > 0
+    assert (streams.problems(wanted | {"max_bytes": limit}, wanted) == []) is is_one

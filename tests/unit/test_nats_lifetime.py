@@ -12,12 +12,20 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats import dialing
+from keydist.adapters.nats import link as links
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.wire import Heard, first_of
-from keydist.errors import CredentialsRefusedError, ForbiddenError, TransientError, UnreachableError
+from keydist.errors import (
+    CredentialsRefusedError,
+    ForbiddenError,
+    StoreTimeoutError,
+    TransientError,
+    UnreachableError,
+)
 from tests.settled import settled
 
 StartServer = Callable[..., EmbeddedServer]
@@ -160,10 +168,9 @@ async def _failure(asking: Awaitable[object]) -> Exception:
     return caught.value
 
 
-async def test_a_half_open_link_is_noticed(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's machine is gone: nothing comes any more, and nothing that is sent is refused."""
-    monkeypatch.setattr(dialing, "_PING_SECONDS", 0.1)
-    cut = asyncio.Event()
+@asynccontextmanager
+async def relayed(server: EmbeddedServer, cut: asyncio.Event) -> AsyncIterator[str]:
+    """Yield an address behind a network that swallows everything while it is cut, and refuses nothing."""
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -173,10 +180,17 @@ async def test_a_half_open_link_is_noticed(nats_server: EmbeddedServer, monkeypa
         writer.close()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream = await asyncio.open_connection("127.0.0.1", nats_server.port)
+        upstream = await asyncio.open_connection("127.0.0.1", server.port)
         await asyncio.gather(copy(reader, upstream[1]), copy(upstream[0], writer))
 
-    async with listening(relay) as url, connection(url) as made:
+    async with listening(relay) as url:
+        yield url
+
+
+async def test_a_half_open_link_is_noticed(nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "_PING_SECONDS", 0.1)
+    cut = asyncio.Event()
+    async with relayed(nats_server, cut) as url, connection(url) as made:
         await made.request("nobody.there")
         await made.wait_for_notice("changed", 0.0)
         await made.wait_for_notice("changed", 1.0)  # pings keep it
@@ -190,8 +204,93 @@ async def test_a_half_open_link_is_noticed(nats_server: EmbeddedServer, monkeypa
         assert (await made.request("nobody.there")).status == 503
 
 
-def test_a_half_open_link_costs_half_a_minute_at_most() -> None:
-    assert dialing._PING_SECONDS * (dialing._UNANSWERED + 1) <= 30
+def test_a_half_open_link_over_which_nothing_is_asked_costs_eight_seconds_at_most() -> None:
+    assert dialing._PING_SECONDS * (dialing._UNANSWERED + 1) <= 8
+
+
+async def test_a_question_into_a_half_open_link_fails_soon_and_the_next_goes_over_another(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(links, "_PONG_SECONDS", 0.5)
+    cut = asyncio.Event()
+    async with relayed(nats_server, cut) as url, connection(url) as made:
+        await made.request("nobody.there")
+        cut.set()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            failures = [group.create_task(_failure(made.request("nobody.there", seconds=60))) for _ in range(3)]
+        assert {type(failure.result()) for failure in failures} == {UnreachableError}
+        assert "stale" in failures[0].result().found  # type: ignore[attr-defined]
+        cut.clear()
+        assert (await made.request("nobody.there")).status == 503
+    assert clients_tasks() == []
+
+
+async def test_a_loss_is_told_at_once_while_nobody_answers_a_ping(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_DOUBT_SECONDS", 0.0)
+    monkeypatch.setattr(links, "_PONG_SECONDS", 60)
+    server, cut = start_server(), asyncio.Event()
+    async with relayed(server, cut) as url, connection(url) as made:
+        await made.request("nobody.there")
+        cut.set()
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            failure = group.create_task(_failure(made.request("nobody.there", seconds=60)))
+            link = made._link
+            assert link is not None
+            await until(lambda: bool(link._client._pongs))
+            await asyncio.to_thread(server.stop)
+        assert isinstance(failure.result(), UnreachableError)
+
+
+async def test_a_server_that_is_there_keeps_its_link_however_long_an_answer_takes(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_DOUBT_SECONDS", 0.05)
+    async with answering(nats_server, "silent", lambda _: None), connection(nats_server.url) as made:
+        with pytest.raises(StoreTimeoutError):
+            await made.request("silent", seconds=0.5)
+        link = made._link
+        assert (await made.request("nobody.there")).status == 503
+        assert made._link is link
+
+
+@asynccontextmanager
+async def answering(
+    server: EmbeddedServer, subject: str, answer: Callable[[int], bytes | None]
+) -> AsyncIterator[list[int]]:
+    """Answer each question with what `answer` gives for its number, from 1; yield the numbers so far."""
+    client, numbers = Client(), list[int]()
+    await client.connect(server.url)
+
+    async def hear(message: Msg) -> None:
+        numbers.append(len(numbers) + 1)
+        found = answer(numbers[-1])
+        if found is not None:
+            await client.publish(message.reply, found)
+
+    await client.subscribe(subject, cb=hear)
+    await settled(client)
+    try:
+        yield numbers
+    finally:
+        await client.close()
+
+
+async def test_a_question_that_only_reads_is_asked_again_where_one_was_lost_and_no_other(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_AGAIN_SECONDS", 0.1)
+    async with connection(nats_server.url) as made:
+        async with answering(nats_server, "second", lambda number: b"found" if number == 2 else None) as numbers:
+            assert (await made.read("second")).data == b"found"
+        assert numbers[:2] == [1, 2]
+        async with answering(nats_server, "once", lambda _: None) as numbers:
+            with pytest.raises(StoreTimeoutError):
+                await made.request("once", seconds=0.5)
+        assert numbers == [1]
+    assert clients_tasks() == []
 
 
 @pytest.mark.parametrize("first_lost", [False, True])

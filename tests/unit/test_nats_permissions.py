@@ -132,7 +132,7 @@ async def test_a_follower_reads_both_ways(guarded: Guarded) -> None:
     async with written(guarded), seen_by(guarded, "a") as follower:
         assert await soon(follower, from_leader=False) == Stored(envelope=b"one", revision=1)
         assert await soon(follower) == Stored(envelope=b"one", revision=1)
-        assert follower._leader_read == "keydist.current"
+        assert follower._leader_read._name == "keydist.current"
         assert await soon(follower) == Stored(envelope=b"one", revision=1)
 
 
@@ -177,7 +177,7 @@ async def test_a_leader_does_its_work(guarded: Guarded) -> None:
         assert await leader.write_first(b"one") == 1
         assert await soon(leader) == Stored(envelope=b"one", revision=1)
         await leader.create_bucket()  # is there
-        assert leader._leader_read == READ
+        assert leader._leader_read._name == READ
 
 
 FORBIDDEN: dict[str, tuple[str, Callable[[NatsKeysetStore], Any], str]] = {

@@ -239,6 +239,8 @@ class _Echo:
     async def request(self, *_args: object, **_named: object) -> Reply:
         return self._reply
 
+    read = request
+
 
 @given(
     data=_answers,
@@ -274,7 +276,7 @@ def test_jetstream_that_is_off_is_unreachable(code: int) -> None:
 
 async def test_a_direct_get_that_nobody_answers_is_no_missing_record() -> None:
     class Half:
-        async def request(self, subject: str, *_args: object) -> Reply:
+        async def read(self, subject: str, *_args: object) -> Reply:
             data = json.dumps({"state": {"num_subjects": 1, "subjects": {"$KV.x-nodes.a": 1}}}).encode()
             return Reply(status=200 if "INFO" in subject else 503, headers={}, data=data if "INFO" in subject else b"")
 
@@ -285,7 +287,7 @@ async def test_a_direct_get_that_nobody_answers_is_no_missing_record() -> None:
 
 async def test_reading_all_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
-        async def request(self, *_args: object, **_named: object) -> Reply:
+        async def read(self, *_args: object, **_named: object) -> Reply:
             await asyncio.get_running_loop().create_future()
             raise AssertionError
 

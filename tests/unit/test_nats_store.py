@@ -177,6 +177,7 @@ ODD_READS = {
     "not UTF-8": b'{"\xff": 1}',
     "an unknown error": failed(10008, "JetStream system temporarily unavailable"),
     "a state that says nothing": {"state": {}},
+    "a last sequence that is false": {"state": {"last_seq": False}},
     "an error without a code": {"error": {"description": "no code"}},
 }
 
@@ -222,6 +223,8 @@ class _Echo:
 
     async def request(self, *_args: object, **_named: object) -> Reply:
         return self._reply
+
+    read = request
 
 
 @given(

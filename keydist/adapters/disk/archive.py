@@ -91,18 +91,22 @@ def read_archive(
     """
     names = [name for name in directory.names() if not name.startswith(".")]
     files = {name: _read(directory, name, layout) for name in names}
-    sums = files.pop(SUMS, None)
-    if ENVELOPE not in files:
-        raise _corrupt(directory, f"{ENVELOPE} is missing")
-    if sums is not None and sums != format_sums(files):
-        raise _corrupt(directory, "its files do not match their checksums")
-    demands = Demands(place=layout.place, tokens=tokens)
     try:
-        held = _open(files, demands, known=known, validate=sums is None)
-        if sums is None and not _fit(files, held, demands):
-            raise _corrupt(directory, "its files do not fit each other")
+        return open_files(files, Demands(place=layout.place, tokens=tokens), known)
     except (MalformedError, TamperedError) as exc:
         raise _corrupt(directory, exc.message) from exc
+
+
+def open_files(files: Mapping[str, bytes], demands: Demands, known: Held | None = None) -> Held:
+    """Return the verified keyset of an archive directory's files, by name. Raises as `accept.open_held`."""
+    sums, files = files.get(SUMS), {name: data for name, data in files.items() if name != SUMS}
+    if ENVELOPE not in files:
+        raise MalformedError(f"{ENVELOPE} is missing")
+    if sums is not None and sums != format_sums(files):
+        raise MalformedError("its files do not match their checksums")
+    held = _open(files, demands, known=known, validate=sums is None)
+    if sums is None and not _fit(files, held, demands):
+        raise MalformedError("its files do not fit each other")
     return held
 
 

@@ -1,8 +1,8 @@
-"""The accounts of a keydist cluster, one for the keys and one for the followers, by the pattern that holds.
+"""The accounts of a keydist cluster: for the keys, leaders, followers and regions' links, by the pattern that holds.
 
-A request's reply subject is not checked by the server, so within an account a permission to ask is one to write.
-Followers therefore import what they may do, and a reply subject names a subject of their own account, where no
-stream listens. How the imports are written decides whether that holds: docs/nats.md.
+A request's reply subject is not checked by the server, so in the account of the streams a permission to ask is one to
+write, to purge and to delete. All others therefore import what they may do, and a reply subject names a subject of
+their own account, where no stream listens. How the imports are written decides whether that holds: docs/nats.md.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import binascii
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from keydist.adapters.nats.bucket import FOLLOWERS_READ, WHO
+from keydist.adapters.nats.bucket import IMPORTED_READ, WHO
 from keydist.adapters.nats.permissions import (
     CHANGES_HEARD,
+    RECORDS_HEARD,
     Permissions,
     Subjects,
     follower,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEYS: Final = "KEYS"
+LEADERS: Final = "LEADERS"
 FLEET: Final = "FLEET"
 LINKS: Final = "LINKS"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -38,15 +40,18 @@ _NKEY: Final = re.compile(r"U[A-Z2-7]{55}", re.ASCII)
 _SEED: Final = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
 _USER_PREFIX: Final = 20 << 3
 _ANSWER: Final = Because({"max": 1, "expires": "5s"}, "one answer to each question that it is asked")
-_FOLLOWERS_HEAD: Final = """\
-The followers. They reach nothing of the keys' account but what is imported below. The server does not check the
-reply subject of a request: within one account, who may ask could have the answer written over the keyset."""
-
-_LINK_HEAD: Final = "What comes by a region's link, and what it stands for: a link can ask nothing else of JetStream."
+_OPERATOR_HEAD: Final = "The operator, in the only account with JetStream: here a reply subject reaches everything."
+_LEADERS_HEAD: Final = """\
+The leaders. They reach nothing of the keys' account but what is imported below. The server does not check the reply
+subject of a request: in the account of the streams, who may ask could have the answer delete them."""
+_FOLLOWERS_HEAD: Final = "The followers, in the same way and with less."
 _LINKS_HEAD: Final = """\
-The links of the regions. Whoever holds a region's secrets is a follower of many names here: what it may ask for is
-imported, so that no answer can be had where it may not write."""
+The links of the regions, in the same way: whoever holds a region's secrets is a follower of many names here."""
+_LINK_HEAD: Final = "What comes by a region's link, and what it stands for: a link can ask nothing else of JetStream."
 _HOME_HEAD: Final = "What goes home, and its name on the link: JetStream's own subjects do not cross it."
+_MIRROR_HEAD: Final = "The operator, in the only account with JetStream and the link to home."
+_WILDCARD: Final = "A service, with a wildcard, not renamed: every other form let users overwrite what is not theirs."
+_RENAMED: Final = "renamed: under its own name it does not work across accounts"
 
 
 class User(NamedTuple):
@@ -102,57 +107,110 @@ def check_nkey(name: str, text: str) -> str:
     return text
 
 
+class _Import(NamedTuple):
+    """What an account imports of the keys' account or another, and why; `to`: under another name."""
+
+    subject: str
+    why: str
+    to: str | None = None
+    kind: str = "service"
+    account: str = KEYS
+
+    def rendered(self) -> Because:
+        """Return it as the importing account has it."""
+        renamed = {} if self.to is None else {"to": self.to}
+        return Because({self.kind: {"account": self.account, "subject": self.subject}} | renamed, self.why)
+
+
+def _for_all(use: Subjects) -> list[_Import]:
+    return [
+        _Import(use.direct_get, "a read of the keyset from any replica"),
+        _Import(use.leader_get, f"a read from the stream's leader, {_RENAMED}", IMPORTED_READ),
+        _Import(f"{use.records}*", f"its own record. {_WILDCARD}"),
+        _Import(f"{use.trail}*", f"its own audit trail. {_WILDCARD}"),
+        _Import(CHANGES_HEARD, "hears that the keyset changed", kind="stream"),
+    ]
+
+
+def _for_leaders(use: Subjects) -> list[_Import]:
+    return [
+        _Import(use.entry, "writes the keyset"),
+        _Import(use.info, f"how the keyset's stream is, {_RENAMED}", use.imported_info),
+        _Import(use.records_info, f"how the records' stream is, {_RENAMED}", use.imported_records_info),
+        _Import(use.records_get, "reads all records"),
+        _Import(use.trail_get, "reads the audit trail of all nodes"),
+        _Import(f"{use.trail_get}.>", "reads the audit trail of one node"),
+        _Import(RECORDS_HEARD, "hears records as they are written", kind="stream"),
+    ]
+
+
+def _for_followers(use: Subjects) -> list[_Import]:
+    return [_Import(f"{use.trail_last}*", f"the end of its own trail. {_WILDCARD}")]
+
+
+def _for_links(users: Users, use: Subjects) -> list[_Import]:
+    stands = [_Import(way.subject, way.why, way.link) for way in (*ways(use), mirroring(use)) if "*" not in way.link]
+    askers = [(KEYS, users.operator), *((LEADERS, user) for user in users.leaders)]
+    return [
+        *stands,
+        _Import(f"{use.records}*", f"its nodes' records. {_WILDCARD}"),
+        _Import(f"{use.trail}*", f"its nodes' audit trails. {_WILDCARD}"),
+        _Import(f"{use.trail_last}*", f"the ends of its nodes' trails. {_WILDCARD}"),
+        _Import(flow(use), "how fast the mirror reads"),
+        _Import(MIRRORED, "what the mirror reads", kind="stream"),
+        *(_Import(WHO, "hears who asks for the living", kind="stream", account=one) for one in (LEADERS, KEYS)),
+        *(_Import(inbox(user.name).subject, "answers that", account=one) for one, user in askers),
+    ]
+
+
 def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     """Return the member `accounts` of a nats-server configuration. Raises `ConfigError` for names and nkeys.
 
     The first user of a role carries the reason of each permission, the others are the same with their own names.
     """
     _check(users)
-    asking = tuple(user.name for user in (*users.leaders, users.operator))
-    in_keys = [
-        *_users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes"),
-        *_users(users.leaders, leader, use, "a leader: writes the keyset"),
-    ]
-    question = Because({"service": {"account": FLEET, "subject": WHO}}, "a leader's question reaches followers")
-    answers = {"service": WHO, "accounts": [KEYS], "response_type": "stream"}
-    made = {
+    imported = {LEADERS: [*_for_all(use), *_for_leaders(use)], FLEET: [*_for_all(use), *_for_followers(use)]}
+    if users.links:
+        imported[LINKS] = _for_links(users, use)
+    in_keys = _users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes")
+    in_leaders = _users(users.leaders, leader, use, "a leader: writes the keyset")
+    made: dict[str, Any] = {
         KEYS: {
             "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
-            "users": Because(in_keys, "Operator and leaders, in the only account with JetStream."),
-            "exports": _exports(use) + (_exported_to_links(use, asking) if users.links else []),
-            "imports": [question],
+            "users": Because(in_keys, _OPERATOR_HEAD),
+            "exports": _exports(KEYS, imported),
+            "imports": [_asks(LEADERS, "the operator's question reaches leaders, and by them followers")],
+        },
+        LEADERS: {
+            "users": Because(in_leaders, _LEADERS_HEAD),
+            "exports": [_answers(KEYS), *_exports(LEADERS, imported)],
+            "imports": [*_rendered(imported[LEADERS]), _asks(FLEET, "a leader's question reaches followers")],
         },
         FLEET: {
-            "users": _followers(users.followers, use),
-            "exports": [Because(answers, "every follower may answer, so the answers are many")],
-            "imports": _imports(use),
+            "users": _followers(users, use),
+            "exports": [_answers(LEADERS)],
+            "imports": _rendered(imported[FLEET]),
         },
     }
-    return made | ({LINKS: _links(users.links, use, asking)} if users.links else {})
+    if users.links:
+        made[LINKS] = _links(users, use, imported[LINKS])
+    return made
 
 
-def _exported_to_links(use: Subjects, asking: tuple[str, ...]) -> list[object]:
-    services = (use.leader_get, *_imported(use), mirroring(use).subject, flow(use))
-    return [
-        *({"service": subject, "accounts": [LINKS]} for subject in services),
-        *({"service": inbox(name).subject, "accounts": [LINKS]} for name in asking),
-        *({"stream": subject, "accounts": [LINKS]} for subject in (MIRRORED, WHO)),
-    ]
+def _followers(users: Users, use: Subjects) -> Because:
+    return Because(_users(users.followers, follower, use, "a follower: reads the keyset"), _FOLLOWERS_HEAD)
 
 
-def _links(links: tuple[User, ...], use: Subjects, asking: tuple[str, ...]) -> dict[str, Any]:
-    renamed = [way for way in (*ways(use), mirroring(use)) if "*" not in way.link]
-    services = [*_imported(use), flow(use), *(inbox(name).subject for name in asking)]
+def _links(users: Users, use: Subjects, imported: list[_Import]) -> dict[str, Any]:
+    asking = tuple(user.name for user in (*users.leaders, users.operator))
+
+    def of_region(_name: str, use: Subjects) -> Permissions:
+        return link(use, asking)
+
     return {
         "mappings": Because(mappings_home(use), _LINK_HEAD),
-        "users": Because(
-            _users(links, lambda _name, use: link(use, asking), use, "a region's link to home"), _LINKS_HEAD
-        ),
-        "imports": [
-            *({"service": {"account": KEYS, "subject": way.subject}, "to": way.link} for way in renamed),
-            *({"service": {"account": KEYS, "subject": subject}} for subject in services),
-            *({"stream": {"account": KEYS, "subject": subject}} for subject in (MIRRORED, WHO)),
-        ],
+        "users": Because(_users(users.links, of_region, use, "a region's link to home"), _LINKS_HEAD),
+        "imports": _rendered(imported),
     }
 
 
@@ -162,35 +220,42 @@ def region_accounts(users: Users, use: Subjects, asking: tuple[str, ...]) -> dic
     What followers may do is what they may do at home. Raises `ConfigError` for names and nkeys.
     """
     _check(users)
+    why = "hears who asks at home; as a stream, since of a service home would be told that somebody listens"
+    answered = [_Import(inbox(check_name(name)).subject, "answers that") for name in asking]
+    imported = [*_for_all(use), *_for_followers(use), _Import(WHO, why, kind="stream"), *answered]
     in_keys = _users((users.operator,), mirror_operator, use, "the operator: makes the mirror")
-    inboxes = [inbox(check_name(name)).subject for name in asking]
-    why = "a question is heard by who subscribes to it: where nobody does, home is told so at once"
-    questions = [Because({"stream": {"account": KEYS, "subject": WHO}}, why)]
-    answers = [{"service": {"account": KEYS, "subject": subject}} for subject in inboxes]
     return {
         KEYS: {
             "jetstream": {"max_streams": Because(1, f"the mirror of {use.streams[0]}, and nothing else")},
             "mappings": Because(mappings_here(use), _HOME_HEAD),
-            "users": Because(in_keys, "The operator, in the only account with JetStream and the link to home."),
-            "exports": [
-                *_exports(use),
-                {"stream": WHO, "accounts": [FLEET]},
-                *({"service": subject, "accounts": [FLEET]} for subject in inboxes),
-            ],
+            "users": Because(in_keys, _MIRROR_HEAD),
+            "exports": _exports(KEYS, {FLEET: imported}),
         },
-        FLEET: {
-            "users": _followers(users.followers, use),
-            "imports": [*_imports(use), *questions, *answers],
-        },
+        FLEET: {"users": _followers(users, use), "imports": _rendered(imported)},
     }
 
 
-def _followers(users: tuple[User, ...], use: Subjects) -> Because:
-    return Because(_users(users, follower, use, "a follower: reads the keyset"), _FOLLOWERS_HEAD)
+def _rendered(imported: list[_Import]) -> list[object]:
+    return [one.rendered() for one in imported]
 
 
-def _imported(use: Subjects) -> list[str]:
-    return [f"{use.records}*", f"{use.trail}*", f"{use.trail_last}*"]
+def _exports(account: str, imported: dict[str, list[_Import]]) -> list[object]:
+    """Return what an account lets others import, each with the accounts that do."""
+    whose: dict[tuple[str, str], list[str]] = {}
+    for other, several in imported.items():
+        for one in several:
+            if one.account == account:
+                whose.setdefault((one.kind, one.subject), []).append(other)
+    return [{kind: subject, "accounts": allowed} for (kind, subject), allowed in whose.items()]
+
+
+def _asks(account: str, why: str) -> Because:
+    return Because({"service": {"account": account, "subject": WHO}}, why)
+
+
+def _answers(account: str) -> Because:
+    answers = {"service": WHO, "accounts": [account], "response_type": "stream"}
+    return Because(answers, "whoever lives may answer, so the answers are many")
 
 
 def _check(users: Users) -> None:
@@ -227,27 +292,3 @@ def _user(user: User, may: Permissions, about: str) -> Because:
         permissions["allow_responses"] = _ANSWER if about else _ANSWER.value
     head = f"{user.name}, {about}; the reason for each permission stands beside it" if about else user.name
     return Because({"nkey": user.nkey, "permissions": permissions}, head)
-
-
-def _exports(use: Subjects) -> list[object]:
-    services = [use.direct_get, use.leader_get, *_imported(use)]
-    return [
-        *({"service": subject, "accounts": [FLEET]} for subject in services),
-        {"stream": CHANGES_HEARD, "accounts": [FLEET]},
-    ]
-
-
-def _imports(use: Subjects) -> list[object]:
-    def of_keys(subject: str) -> dict[str, str]:
-        return {"account": KEYS, "subject": subject}
-
-    wildcard = "A service, with a wildcard, not renamed: every other form let followers overwrite what is not theirs."
-    return [
-        Because({"service": of_keys(use.direct_get)}, "a follower reads the keyset"),
-        Because(
-            {"service": of_keys(use.leader_get), "to": FOLLOWERS_READ},
-            "the leader's read: under its own name it does not work across accounts",
-        ),
-        *(Because({"service": of_keys(subject)}, wildcard) for subject in _imported(use)),
-        Because({"stream": of_keys(CHANGES_HEARD)}, "hears that the keyset changed"),
-    ]

@@ -7,16 +7,22 @@ from typing import Any, Final
 
 MAX_MESSAGE: Final = 64 * 1024
 RECORD_AGE_SECONDS: Final = 7 * 86_400
+TRAIL_BYTES: Final = 512 * 1024 * 1024
+"""What an audit trail takes at most, until somebody gives it another limit: who fills it leaves room for the key."""
 CHANGED: Final = "keydist.changed"
 NODES: Final = "keydist.nodes"
 TRAIL: Final = "keydist.audit"
 WHO: Final = "keydist.who"
-FOLLOWERS_READ: Final = "keydist.current"
-"""The leader's read in the followers' account: under its own name it does not work across accounts."""
+IMPORTED_READ: Final = "keydist.current"
+"""The read from the stream's leader as other accounts import it: see `renamed`."""
+IMPORTED_INFO: Final = "keydist.info"
+"""How a stream is, as other accounts import it: `<IMPORTED_INFO>.<stream>`."""
 HOME: Final = "keydist.home"
 """What a region asks of home goes below it; see `regions`."""
 HOME_API: Final = f"{HOME}.api"
 _NANOSECONDS: Final = 1_000_000_000
+_SHOWN: Final = 120
+"""How much is shown of what a server says."""
 
 
 def stream_name(bucket: str) -> str:
@@ -85,9 +91,10 @@ def trail_subject(bucket: str, node: str) -> str:
 
 
 def trail_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
-    """Return the configuration of the audit trail's stream: everything is kept, nothing can be deleted or purged."""
+    """Return the configuration of the audit trail's stream: all that fits is kept, nothing can be deleted or purged."""
     return _kept(trail_stream_name(bucket), trail_subject(bucket, "*"), replicas=replicas) | {
         "max_msgs_per_subject": -1,
+        "max_bytes": TRAIL_BYTES,
         "deny_purge": True,
     }
 
@@ -104,7 +111,7 @@ _WHY: Final[dict[str, str]] = {
     "deny_purge": "purges denied: an audit trail only grows",
     "max_msg_size": "room for a whole keyset, and no more",
     "max_msgs": "no limit that keeps a key out",
-    "max_bytes": "no limit that keeps a key out",
+    "max_bytes": "none where the key is; one for an audit trail, which else fills the disk and keeps a key out",
     "retention": "limits, or reading removes the key",
     "max_age": "the age limit of the design, or keys expire in the store",
     "republish": "change notices republished",
@@ -114,16 +121,22 @@ _WHY: Final[dict[str, str]] = {
 def problems(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a stream's configuration, one line each; more replicas than wanted are fine."""
     wrong = [
-        f"{name}: found {found.get(name)!r}, expected {wanted[name]!r} ({why})"
+        f"{name}: found {repr(found.get(name))[:_SHOWN]}, expected {wanted[name]!r} ({why})"
         for name, why in _WHY.items()
-        if name in wanted and _plain(found.get(name)) != _plain(wanted[name])
+        if name in wanted and not _is_as_wanted(name, found.get(name), wanted[name])
     ]
     replicas = found.get("num_replicas", 1)
     if not isinstance(replicas, int) or replicas < wanted["num_replicas"]:
         wrong.append(
-            f"num_replicas: found {replicas}, expected {wanted['num_replicas']} (a lost disk must not lose the key)"
+            f"num_replicas: found {replicas!r}, expected {wanted['num_replicas']} (a lost disk must not lose the key)"
         )
     return wrong
+
+
+def _is_as_wanted(name: str, found: object, wanted: object) -> bool:
+    if name == "max_bytes" and wanted != -1:  # how large is a question of the disk
+        return type(found) is int and found > 0
+    return _plain(found) == _plain(wanted)
 
 
 def _plain(value: object) -> object:

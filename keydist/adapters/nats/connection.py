@@ -139,12 +139,23 @@ class Connection:
     ) -> Reply:
         """Return the answer within `seconds` (else this connection's own); nobody listening is status 503.
 
+        It is asked once: for what writes, which may happen though its acknowledgement is lost.
+
         Raises `UnreachableError`, `StoreTimeoutError`, `ForbiddenError`, `CredentialsRefusedError`.
         """
         seconds = self._request_seconds if seconds is None else seconds
+        return await self._asked(subject, payload, headers=headers, seconds=seconds, only_reads=False)
+
+    async def read(self, subject: str, payload: bytes = b"") -> Reply:
+        """Return the answer to what only reads: where none comes, it is asked again in the same time. As `request`."""
+        return await self._asked(subject, payload, headers=None, seconds=self._request_seconds, only_reads=True)
+
+    async def _asked(
+        self, subject: str, payload: bytes, *, headers: dict[str, str] | None, seconds: float, only_reads: bool
+    ) -> Reply:
         link = await self._linked()
         try:
-            return await link.request(subject, payload, headers=headers, seconds=seconds)
+            return await link.request(subject, payload, headers=headers, seconds=seconds, only_reads=only_reads)
         except KeydistError:
             self._let_back_off(link)
             raise

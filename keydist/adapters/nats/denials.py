@@ -91,5 +91,5 @@ class Denials:
                 f"NATS does not allow this node to use {subject}",
                 expected="a permission for it",
                 found=text.removeprefix("nats: "),
-                fix="compare the user's permissions with docs/nats.md",
+                fix="compare the user's permissions, and its account's imports, with docs/nats.md",
             )

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from keydist.adapters.nats.connection import Server
 
-# A link that is half open is lost at the third ping in a row without an answer.
-_PING_SECONDS: Final = 10
-_UNANSWERED: Final = 2
+# A link over which nothing is asked is lost at the second ping without an answer: within eight seconds.
+_PING_SECONDS: Final = 4
+_UNANSWERED: Final = 1
 _REFUSED: Final = (
     "authorization violation",
     "authorization failed",

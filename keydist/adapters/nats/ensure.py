@@ -16,6 +16,7 @@ from keydist.adapters.nats.answers import (
     raise_error,
 )
 from keydist.adapters.nats.bucket import problems, stream_name
+from keydist.adapters.nats.renamed import stream_info
 from keydist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def ensure_stream(
 
     `replicas`: None makes three in a cluster, else one. Raises `ConfigError` where the cluster cannot hold them.
     """
-    info = parse_answer(await connection.request(f"$JS.API.STREAM.INFO.{name}"))
+    info = parse_answer(await stream_info(connection, name).ask())
     if error_code(info) != NO_STREAM:
         raise_error(info)
         found = info.get("config")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
@@ -14,6 +14,9 @@ from keydist.errors import ConfigError
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+_UNREADABLE: Final = (ValueError, x509.InvalidVersion)
+"""What comes of bytes that are no certificate, of a date that no calendar has, of a version that no standard has."""
 
 
 def term_of_creds(path: str) -> Term:
@@ -49,8 +52,8 @@ def term_of_authorities(path: str, setting: str) -> Term:
 
 def _terms(path: str, setting: str) -> list[Term]:
     try:
-        found = x509.load_pem_x509_certificates(read_file(path, setting).encode("ascii"))
-    except ValueError:
+        found = [_term(one) for one in x509.load_pem_x509_certificates(read_file(path, setting).encode("ascii"))]
+    except _UNREADABLE:
         found = []
     if not found:
         raise ConfigError(
@@ -58,14 +61,14 @@ def _terms(path: str, setting: str) -> list[Term]:
             expected="PEM",
             fix=f"put the file there, or correct {setting}",
         )
-    return [_term(one) for one in found]
+    return found
 
 
 def term_of_der(der: bytes) -> Term | None:
     """Return the validity of a certificate that a server showed; None where it cannot be read."""
     try:
         return _term(x509.load_der_x509_certificate(der))
-    except ValueError:
+    except _UNREADABLE:
         return None
 
 

@@ -13,6 +13,7 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from keydist.adapters.nats.bounded import received
 from keydist.adapters.nats.credentials import tls_context, tls_fix
 from keydist.adapters.nats.expiry import term_of_der
 from keydist.adapters.nats.wire import reason_of
@@ -75,12 +76,12 @@ def _first_words(host: str, port: int, seconds: float) -> dict[str, Any] | None:
     with socket.create_connection((host, port), timeout=seconds) as talk:
         if not select.select([talk], [], [], _SILENCE)[0]:
             return None
-        said = b""
-        while b"\r\n" not in said and len(said) < _MOST:
-            part = talk.recv(_MOST)
-            if not part:
-                break
-            said += part
+        said = received(talk, most=_MOST, seconds=seconds, until=b"\r\n")
+    return _members(said)
+
+
+def _members(said: bytes) -> dict[str, Any]:
+    """Return the members of INFO, as far as what was said is one."""
     verb, _, rest = said.partition(b"\r\n")[0].partition(b" ")
     if verb != b"INFO":
         return {}

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import nats.errors
 
 from keydist.adapters.nats.answers import NOBODY
 from keydist.adapters.nats.denials import Denials
 from keydist.adapters.nats.dialing import dial, refused
-from keydist.adapters.nats.wire import close_client, first_of, heard_of, is_lost, reason_of, reply_of, settle, tasks_of
+from keydist.adapters.nats.wire import (
+    answers_ping,
+    close_client,
+    first_answer,
+    first_of,
+    give_up,
+    heard_of,
+    is_lost,
+    reason_of,
+    reply_of,
+    settle,
+    tasks_of,
+)
 from keydist.errors import StoreTimeoutError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -28,6 +40,9 @@ if TYPE_CHECKING:
 _MOST_PENDING: Final = 1000
 _MOST_PENDING_BYTES: Final = 4 * 1024 * 1024
 _GRACE_SECONDS: Final = 0.25
+_AGAIN_SECONDS: Final = 2.0
+_DOUBT_SECONDS: Final = 1.0
+_PONG_SECONDS: Final = 2.0
 _FLUSH_SECONDS: Final = 5
 _RESERVED: Final = "_R_.keydist-doctor"
 
@@ -119,13 +134,19 @@ class Link:
 
     # --- asking --------------------------------------------------------------------------------
 
-    async def request(self, subject: str, payload: bytes, *, headers: dict[str, str] | None, seconds: float) -> Reply:
-        """Return the answer; nobody listening is status 503."""
+    async def request(
+        self, subject: str, payload: bytes, *, headers: dict[str, str] | None, seconds: float, only_reads: bool = False
+    ) -> Reply:
+        """Return the answer; nobody listening is status 503. What only reads is asked again where no answer comes."""
+
+        def ask() -> Coroutine[Any, Any, Msg]:
+            # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'.
+            return self._client._request_new_style(subject, payload, seconds, headers)  # noqa: SLF001
+
         with self._denials.watched(subject) as stop:
             try:
-                # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'.
-                asking = self._client._request_new_style(subject, payload, seconds, headers)  # noqa: SLF001
-                message = await first_of(asking, stop.wait(), seconds=seconds + 1)
+                asking = first_answer(ask, every=_AGAIN_SECONDS) if only_reads else ask()
+                message = await first_of(asking, self._until_vain(stop), seconds=seconds + 1)
             except (nats.errors.TimeoutError, TimeoutError):
                 message = None
             except (nats.errors.Error, OSError) as exc:
@@ -138,6 +159,22 @@ class Link:
             expected=f"an answer on {subject}",
             fix="a JetStream that is electing a leader answers within seconds: try again",
         )
+
+    async def _until_vain(self, stop: asyncio.Event) -> None:
+        """Return once no answer is to be waited for. One that does not come soon is a reason to ask who is there.
+
+        Where a network swallows everything, nobody says so, and what it swallowed is sent again later and later: long
+        after it is healed, a new connection is answered sooner.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DOUBT_SECONDS):
+                await stop.wait()
+                return
+        with suppress(nats.errors.Error, OSError):
+            asking = answers_ping(self._client, seconds=_PONG_SECONDS)
+            if await first_of(asking, stop.wait(), seconds=_PONG_SECONDS + 1) is False:
+                await give_up(self._client)
+        await stop.wait()
 
     async def ask_all(self, subject: str, *, seconds: float, most: int, most_bytes: int) -> tuple[bytes, ...]:
         """Return what `most` answers say within `seconds`, empty where too large; () where nobody listens.

@@ -1,7 +1,7 @@
 """What each role of a keydist cluster may do in NATS: one table, each line with its reason.
 
-The server does not check a request's reply subject, so a permission to ask is one to write within an account:
-followers live in an account of their own and import what they may do (see `accounts`).
+The server does not check a request's reply subject, so a permission to ask is one to do anything within an account:
+leaders and followers live in accounts of their own and import what they may do (see `accounts`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from keydist.adapters.nats.bucket import (
     CHANGED,
-    FOLLOWERS_READ,
+    IMPORTED_INFO,
+    IMPORTED_READ,
     NODES,
     WHO,
     stream_name,
@@ -49,7 +50,9 @@ class Subjects(NamedTuple):
     direct_get: str
     leader_get: str
     info: str
+    imported_info: str
     records_info: str
+    imported_records_info: str
     records_get: str
     trail: str
     trail_last: str
@@ -68,7 +71,9 @@ def subjects(bucket: str = "keydist", entry: str = "signing-key") -> Subjects:
         direct_get=f"{_API}.DIRECT.GET.{keyset}.$KV.{bucket}.{entry}",
         leader_get=f"{_API}.STREAM.MSG.GET.{keyset}",
         info=f"{_API}.STREAM.INFO.{keyset}",
+        imported_info=f"{IMPORTED_INFO}.{keyset}",
         records_info=f"{_API}.STREAM.INFO.{records}",
+        imported_records_info=f"{IMPORTED_INFO}.{records}",
         records_get=f"{_API}.DIRECT.GET.{records}.>",
         trail=own_trail,
         trail_last=f"{_API}.DIRECT.GET.{trail}.{own_trail}",
@@ -132,10 +137,10 @@ def leader(name: str, use: Subjects) -> Permissions:
     return Permissions(
         publish=(
             Allowed(use.entry, "writes the keyset, by compare-and-set"),
-            Allowed(use.info, "tells why nothing is there; without it no first key is generated"),
-            Allowed(use.leader_get, "reads from the stream's leader before it decides"),
+            Allowed(use.imported_info, "tells why nothing is there; without it no first key is generated"),
+            Allowed(IMPORTED_READ, "reads from the stream's leader before it decides"),
             Allowed(use.direct_get, "reads from any replica while the stream has no leader"),
-            Allowed(use.records_info, "which nodes have a record"),
+            Allowed(use.imported_records_info, "which nodes have a record"),
             Allowed(use.records_get, "reads every record: a rotation waits for all of the living"),
             Allowed(WHO, "asks who lives, before a first key"),
             Allowed(use.trail_get, "reads the audit trail of all nodes"),
@@ -158,7 +163,7 @@ def follower(name: str, use: Subjects) -> Permissions:
     return Permissions(
         publish=(
             Allowed(use.direct_get, "reads the keyset from any replica"),
-            Allowed(FOLLOWERS_READ, "reads it from the stream's leader, to confirm that its epoch is current"),
+            Allowed(IMPORTED_READ, "reads it from the stream's leader, to confirm that its epoch is current"),
             Allowed(use.records + name, "its own record, and no other"),
             Allowed(use.trail + name, "its own audit trail, and no other"),
             Allowed(use.trail_last + name, "the end of its own audit trail, to go on behind it"),

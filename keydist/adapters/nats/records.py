@@ -23,6 +23,7 @@ from keydist.adapters.nats.answers import (
     unexpected,
 )
 from keydist.adapters.nats.ensure import ensure_bucket
+from keydist.adapters.nats.renamed import stream_info
 from keydist.errors import (
     BucketMissingError,
     ForbiddenError,
@@ -58,6 +59,7 @@ class NatsNodeRecords:
         self._connection = connection
         self._bucket = f"{bucket}-nodes"
         self._stream = streams.stream_name(self._bucket)
+        self._info = stream_info(connection, self._stream)
 
     # --- the bucket ----------------------------------------------------------------------------
 
@@ -119,8 +121,7 @@ class NatsNodeRecords:
 
     async def _state(self, query: dict[str, str]) -> dict[str, Any]:
         """Return the state of the stream; empty where there is none."""
-        subject = f"$JS.API.STREAM.INFO.{self._stream}"
-        reply = await self._connection.request(subject, json.dumps(query).encode())
+        reply = await self._info.ask(json.dumps(query).encode())
         info = parse_answer(reply, most_bytes=_MOST_INFO_BYTES, most_members=_MOST_INFO_MEMBERS)
         if error_code(info) == NO_STREAM:
             return {}
@@ -137,7 +138,7 @@ class NatsNodeRecords:
                 found[name] = record
 
     async def _read(self, name: str) -> bytes | None:
-        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(name)}")
+        reply = await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(name)}")
         if is_stored(reply):
             return _record(reply)
         if reply.status == NOT_FOUND:  # removed meanwhile

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from keydist.adapters.nats.answers import NOBODY
 from keydist.adapters.nats.bucket import (
     CHANGED,
-    FOLLOWERS_READ,
+    IMPORTED_INFO,
+    IMPORTED_READ,
     NODES,
     WHO,
     stream_name,
@@ -57,6 +58,8 @@ class _Probe(NamedTuple):
     hears: bool = False
     sends: bool = True
     """False: only whether it may be published is asked, and nobody gets it."""
+    own: str = ""
+    """The subject of the same question in the account of the streams, where `subject` is how others import it."""
 
 
 def _needed(names: Names, role: Role, *, trail: bool, answers: bool) -> list[_Probe]:
@@ -73,7 +76,10 @@ def _needed(names: Names, role: Role, *, trail: bool, answers: bool) -> list[_Pr
     if role is Role.LEADER:
         return _needed_by_leaders(names, trail=trail) + probes
     keyset = stream_name(bucket)
-    reads = [_Probe("read the key from any replica", f"{_API}.DIRECT.GET.{keyset}.$KV.{bucket}.{entry}", stream=keyset)]
+    reads = [
+        _leader_read(names),
+        _Probe("read the key from any replica", f"{_API}.DIRECT.GET.{keyset}.$KV.{bucket}.{entry}", stream=keyset),
+    ]
     if trail:
         reads.append(_Probe("read the end of its own audit trail", f"{_API}.DIRECT.GET.{ends}.{own}", stream=ends))
     return reads + probes
@@ -84,17 +90,27 @@ def _needed_by_leaders(names: Names, *, trail: bool) -> list[_Probe]:
     keyset, fleet, ends = stream_name(bucket), stream_name(f"{bucket}-nodes"), trail_stream_name(bucket)
     stored, record = f"$KV.{bucket}.{entry}", f"$KV.{bucket}-nodes.{node}"
     probes = [
-        _Probe("read the key from the stream's leader", f"{_API}.STREAM.MSG.GET.{keyset}", _last(stored)),
+        _leader_read(names),
         _Probe("write the key", stored, headers=_UNMET, sends=False),
-        _Probe("tell why no key is there", f"{_API}.STREAM.INFO.{keyset}"),
+        _info("tell why no key is there", keyset),
         _Probe("hear the nodes' records", f"{NODES}.*", hears=True),
-        _Probe("list the nodes' records", f"{_API}.STREAM.INFO.{fleet}"),
+        _info("list the nodes' records", fleet),
         _Probe("read the nodes' records", f"{_API}.DIRECT.GET.{fleet}.{record}", stream=fleet),
         _Probe("ask who lives", WHO, sends=False),
     ]
     if trail:
         probes.append(_Probe("read the audit trail", f"{_API}.DIRECT.GET.{ends}", b'{"seq":1}', stream=ends))
     return probes
+
+
+def _leader_read(names: Names) -> _Probe:
+    own = f"{_API}.STREAM.MSG.GET.{stream_name(names.bucket)}"
+    query = _last(f"$KV.{names.bucket}.{names.entry}")
+    return _Probe("read the key from the stream's leader", IMPORTED_READ, query, own=own)
+
+
+def _info(what: str, stream: str) -> _Probe:
+    return _Probe(what, f"{IMPORTED_INFO}.{stream}", own=f"{_API}.STREAM.INFO.{stream}")
 
 
 def _last(subject: str) -> bytes:
@@ -135,11 +151,8 @@ async def needed_rights(
 
     `trail`: it sends its audit trail. `answers`: it holds a keyset, and so says that it lives where that is asked.
     """
-    found = []
-    if role is Role.FOLLOWER:
-        found.append(await _leader_read(connection, names))
     probes = _needed(names, role, trail=trail, answers=answers)
-    return (*found, *[Right(one.what, one.subject, await _outcome(connection, one), one.stream) for one in probes])
+    return tuple([Right(one.what, one.subject, await _outcome(connection, one), one.stream) for one in probes])
 
 
 async def excessive_rights(connection: Connection, names: Names, role: Role) -> tuple[Right, ...] | None:
@@ -165,7 +178,7 @@ async def _refuses_replies(connection: Connection, names: Names) -> bool:
         f"{_API}.DIRECT.GET.{keyset}.$KV.{names.bucket}.{names.entry}",
         f"{_API}.STREAM.MSG.GET.{keyset}",
         f"{_API}.STREAM.INFO.{keyset}",
-        FOLLOWERS_READ,
+        IMPORTED_READ,
     )
     for subject in (f"keydist.doctor.{NOBODYS}", *reads):
         said = await connection.may_publish(subject, headers=None)
@@ -176,18 +189,8 @@ async def _refuses_replies(connection: Connection, names: Names) -> bool:
 
 async def shares_account(connection: Connection, names: Names) -> bool:
     """Tell whether this user is in the account of the streams: a leader's read answers there under its own name."""
-    subject = f"$JS.API.STREAM.MSG.GET.{stream_name(names.bucket)}"
-    query = _last(f"$KV.{names.bucket}.{names.entry}")
-    return await _ask(connection, subject, query) is Outcome.ALLOWED
-
-
-async def _leader_read(connection: Connection, names: Names) -> Right:
-    """Try a read from the stream's leader, by the name that followers import it under, then by its own."""
-    query = _last(f"$KV.{names.bucket}.{names.entry}")
-    outcome = await _ask(connection, FOLLOWERS_READ, query)
-    if outcome is not Outcome.ALLOWED and await shares_account(connection, names):
-        outcome = Outcome.ALLOWED
-    return Right("read the key from the stream's leader", FOLLOWERS_READ, outcome)
+    read = _leader_read(names)
+    return await _ask(connection, read.own, read.payload) is Outcome.ALLOWED
 
 
 async def _outcome(connection: Connection, probe: _Probe) -> Outcome:
@@ -195,7 +198,11 @@ async def _outcome(connection: Connection, probe: _Probe) -> Outcome:
         return Outcome.ALLOWED if await connection.may_hear(probe.subject) else Outcome.DENIED
     if not probe.sends:
         return await _may_publish(connection, probe)
-    return await _ask(connection, probe.subject, probe.payload, probe.headers)
+    outcome = await _ask(connection, probe.subject, probe.payload, probe.headers)
+    if probe.own and outcome is not Outcome.ALLOWED:
+        own = await _ask(connection, probe.own, probe.payload)
+        return own if own is Outcome.ALLOWED else outcome
+    return outcome
 
 
 async def _may_publish(connection: Connection, probe: _Probe) -> Outcome:

@@ -14,10 +14,13 @@ SYNCED: Final = "always"
 _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 30
+_PING_SECONDS: Final = 2
+_UNANSWERED: Final = 2
 
 _HEAD: Final = """\
 # nats-server for keydist, written by: keydist store config
-# The same on every server but for its name and its routes. After a change: nats-server --signal reload
+# The same on every server but for its name and its routes. After a change of users: nats-server --signal reload;
+# of anything else: restart the servers, one after the other.
 """
 
 
@@ -89,7 +92,9 @@ def _jetstream(place: ServerPlace, sync_interval: str | None) -> dict[str, Any]:
     jetstream: dict[str, Any] = {
         "store_dir": place.store_dir,
         "max_memory_store": _MEMORY,
-        "max_file_store": _DISK,
+        "max_file_store": Because(
+            _DISK, "keyset and records stay small; the audit trail's stream has a limit of 512 MiB"
+        ),
     }
     if place.home is not None:
         jetstream["domain"] = Because(place.home.region, "a JetStream of its own, beside that at home")
@@ -118,6 +123,10 @@ def _cluster(place: ServerPlace, name: str, tls: ServerFiles | None) -> dict[str
         "listen": place.route_listen,
         "routes": [f"{scheme}://{route}" for route in place.routes],
         "no_advertise": Because(True, "keydist dials the servers that it was given, and no others"),  # noqa: FBT003
+        "ping_interval": Because(
+            f"{_PING_SECONDS}s", "a cut-off peer is given up within 6 s, not minutes: until then it is sent direct gets"
+        ),
+        "ping_max": _UNANSWERED,
     }
     if tls is not None:
         cluster["tls"] = Because(

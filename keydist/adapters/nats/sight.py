@@ -15,6 +15,7 @@ from keydist.adapters.nats.bucket import (
     trail_stream_name,
     trail_subject,
 )
+from keydist.adapters.nats.renamed import stream_info
 from keydist.core.doctor.nats import Peer, StreamSeen
 from keydist.core.doctor.times import Offset
 from keydist.errors import KeydistError
@@ -50,7 +51,7 @@ async def describe_stream(
 ) -> Described:
     """Return how a stream is kept. Raises `ForbiddenError` where this user may not ask, and as `request`."""
     sent, began = clock.stamp(), clock.monotonic()
-    reply = await connection.request(f"$JS.API.STREAM.INFO.{name}")
+    reply = await stream_info(connection, name).ask()
     info = parse_answer(reply)
     offset = _offset(info.get("ts"), sent=sent, took=clock.monotonic() - began)
     if error_code(info) == NO_STREAM:

@@ -26,6 +26,7 @@ from keydist.adapters.nats.answers import (
     unexpected,
 )
 from keydist.adapters.nats.ensure import ensure_bucket
+from keydist.adapters.nats.renamed import leader_read, stream_info
 from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ConflictError, ForbiddenError, StoreTimeoutError, UnreachableError
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keydist.adapters.nats.connection import Connection
-    from keydist.adapters.nats.wire import Reply
 
 
 class NatsKeysetStore:
@@ -45,7 +45,8 @@ class NatsKeysetStore:
         self._entry = entry
         self._stream = streams.stream_name(bucket)
         self._subject = f"$KV.{bucket}.{entry}"
-        self._stream_read = self._leader_read = f"$JS.API.STREAM.MSG.GET.{self._stream}"
+        self._leader_read = leader_read(connection, self._stream)
+        self._info = stream_info(connection, self._stream)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -54,7 +55,7 @@ class NatsKeysetStore:
         return await (self._read_leader() if from_leader else self._read_direct())
 
     async def _read_direct(self) -> Stored | Absent:
-        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
+        reply = await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject}")
         if is_stored(reply):
             return _entry(reply.data, reply.headers, sequence(reply.headers["Nats-Sequence"]))
         if reply.status in (NOT_FOUND, NOBODY):
@@ -62,7 +63,7 @@ class NatsKeysetStore:
         raise unexpected(reply)
 
     async def _read_leader(self, *, again: bool = True) -> Stored | Absent:
-        reply = await self._ask_leader(json.dumps({"last_by_subj": self._subject}).encode())
+        reply = await self._leader_read.ask(json.dumps({"last_by_subj": self._subject}).encode())
         answer = parse_answer(reply)
         code = error_code(answer)
         if code == NO_MESSAGE:
@@ -78,19 +79,6 @@ class NatsKeysetStore:
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise unexpected(reply) from exc
 
-    async def _ask_leader(self, query: bytes) -> Reply:
-        try:
-            return await self._connection.request(self._leader_read, query)
-        except ForbiddenError as forbidden:
-            # Followers with an account of their own may read from the leader under this name only.
-            other = streams.FOLLOWERS_READ if self._leader_read != streams.FOLLOWERS_READ else self._stream_read
-            try:
-                reply = await self._connection.request(other, query)
-            except ForbiddenError:
-                raise forbidden from None
-            self._leader_read = other
-            return reply
-
     async def _why_absent(self, *, is_asked: bool = True, again: bool = True) -> Stored | Absent:
         """Ask the stream why nothing is there; a user who may not ask cannot tell.
 
@@ -98,7 +86,7 @@ class NatsKeysetStore:
         """
         query = json.dumps({"subjects_filter": self._subject}).encode()
         try:
-            reply = await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", query)
+            reply = await self._info.ask(query)
         except ForbiddenError:
             return Absent(why=Absence.UNKNOWN)
         info = parse_answer(reply)
@@ -106,7 +94,7 @@ class NatsKeysetStore:
             return Absent(why=Absence.BUCKET_MISSING)
         raise_error(info)
         state: Any = info.get("state")
-        if not isinstance(state, dict) or not isinstance(state.get("last_seq"), int):
+        if not isinstance(state, dict) or type(state.get("last_seq")) is not int:
             raise unexpected(reply)  # 'never written' allows a first key: it must have been said
         if not is_asked or state.get("subjects"):
             if again:

@@ -43,13 +43,13 @@ class NatsTrailStream:
 
     async def last(self, node: str) -> Shipped | None:
         """Return the last record of a node; see `TrailStream`."""
-        return self._stored(await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(node)}"))
+        return self._stored(await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(node)}"))
 
     async def read(self, *, after: int, node: str | None) -> Shipped | None:
         """Return the next record behind a sequence; see `TrailStream`."""
         subject = self._subject(node) if node is not None else trail_subject(self._bucket, "*")
         query = json.dumps({"seq": after + 1, "next_by_subj": subject}).encode()
-        reply = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}", query)
+        reply = await self._connection.read(f"$JS.API.DIRECT.GET.{self._stream}", query)
         found = self._stored(reply)
         if found is not None and found.sequence <= after:  # or who reads on would do so for ever
             raise unexpected(reply)

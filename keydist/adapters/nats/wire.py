@@ -13,7 +13,7 @@ import nats.errors
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -78,6 +78,24 @@ async def first_of(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, objec
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
+async def first_answer(ask: Callable[[], Coroutine[Any, Any, T]], *, every: float) -> T:
+    """Ask, and again so many seconds later where there is no answer yet; return the first one. Raises what `ask` does.
+
+    Of a question that was lost on its way nothing is told, and an answer that comes late is one.
+    """
+    asked: set[asyncio.Future[T]] = set()
+    try:
+        while True:
+            asked.add(asyncio.ensure_future(ask()))  # noqa: TID251 - all end below
+            done, _ = await asyncio.wait(asked, timeout=every, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return done.pop().result()
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
 def tasks_of(client: Client) -> list[asyncio.Task[Any]]:
     """Return the tasks without which a client is deaf: it reads, and it asks whether somebody is there."""
     tasks = (client._reading_task, client._ping_interval_task)  # noqa: SLF001 - nowhere else
@@ -87,6 +105,25 @@ def tasks_of(client: Client) -> list[asyncio.Task[Any]]:
 def is_lost(client: Client) -> bool:
     """Tell whether a client that was connected is no longer, whatever it says itself."""
     return client.is_closed or any(task.done() for task in tasks_of(client))
+
+
+async def answers_ping(client: Client, *, seconds: float) -> bool:
+    """Tell whether the server answers a PING in time; a client that is closed meanwhile is not answered."""
+    pong = asyncio.get_running_loop().create_future()
+    await client._send_ping(pong)  # noqa: SLF001 - nowhere else; `flush` raises where this process stood still
+    for _ in range(2):  # where it did, what came meanwhile is read before the second half is over
+        await asyncio.wait({pong}, timeout=seconds / 2)
+        if pong.done():
+            return True
+    return False
+
+
+async def give_up(client: Client) -> None:
+    """Make a client a lost one, as its own pings do where nobody answers them. Never raises."""
+    _abort(client)  # first: it would wait for what can no longer be sent
+    with suppress(Exception):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await client._process_op_err(nats.errors.StaleConnectionError())  # noqa: SLF001 - nowhere else
 
 
 async def close_client(client: Client) -> None:

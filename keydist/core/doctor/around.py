@@ -112,17 +112,24 @@ class Unit(NamedTuple):
         """Whether it is installed."""
         return self.load not in ("not-found", "")
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether a person decided that it is not to be started."""
+        return self.load == "masked"
+
 
 def units(found: Sequence[Unit]) -> Verdict:
     """Judge the units of keydist."""
     there = [unit for unit in found if unit.is_there]
     if not there:
         return unseen("no unit of keydist is installed", "where systemd is to run it, see systemd/README.md")
-    has_agent = any(unit.name == AGENT_UNIT for unit in there)
+    has_agent = any(unit.name == AGENT_UNIT and not unit.is_masked for unit in there)
     return together(_unit(unit, has_agent=has_agent) for unit in there)
 
 
 def _unit(unit: Unit, *, has_agent: bool) -> Verdict:
+    if unit.is_masked:
+        return fine(f"{unit.name} is masked")
     if unit.load != "loaded":
         fix = f"see: systemd-analyze verify {unit.name}"
         return failed(TransientError, f"{unit.name} cannot be loaded", found=unit.load, fix=fix)
@@ -170,12 +177,16 @@ def fleet(found: Sequence[NodeSeen]) -> Verdict:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""  # noqa: PLR2004 - as above
         code = next(node.exit_code for node in wrong)
         verdict = failed(
-            KeydistError, f"of {len(found)} nodes: {told}{more}", fix="see: keydist status --fleet; docs/operations.md"
+            KeydistError, f"of {_nodes(found)}: {told}{more}", fix="see: keydist status --fleet; docs/operations.md"
         )
         return verdict._replace(exit_code=code)
     if pending:
         return warning(
-            f"{len(found)} nodes, not heard of within the time: {', '.join(pending[:8])}",
+            f"{_nodes(found)}, not heard of within the time: {', '.join(pending[:8])}",
             "wait for a heartbeat with: keydist status --fleet",
         )
-    return fine(f"{len(found)} nodes, all current or gone as they said")
+    return fine(f"{_nodes(found)}, all current or gone as they said")
+
+
+def _nodes(found: Sequence[NodeSeen]) -> str:
+    return "1 node" if len(found) == 1 else f"{len(found)} nodes"

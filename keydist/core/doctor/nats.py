@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REPLICAS: Final = 3
 _ACCOUNTS: Final = "compare the user's permissions with docs/nats.md"
+_EDIT: Final = "as a user who may change streams, which no node and no operator needs (docs/nats.md): nats stream edit"
 
 
 class Greeting(NamedTuple):
@@ -114,7 +115,7 @@ def stream(found: StreamSeen | None, *, name: str, is_needed: bool) -> Verdict:
         return failed(
             ConfigError,
             f"{name}: {'; '.join(found.problems)}",
-            fix=f"set it right with the operator's credentials: nats stream edit {name}; see docs/nats.md",
+            fix=f"{_EDIT} {name}",
         )
     return fine(f"{name} is kept as it should be: on disk, direct gets, no deletes, no limit that loses anything")
 
@@ -134,7 +135,7 @@ def _copies(found: StreamSeen) -> Verdict:
             f"{found.name} has too few copies: one lost disk may lose the key",
             expected=f"{REPLICAS} replicas or more",
             found=str(found.replicas),
-            fix=f"with the operator's credentials: nats stream edit {found.name} --replicas {REPLICAS}",
+            fix=f"{_EDIT} {found.name} --replicas {REPLICAS}",
         )
     away = [peer.name for peer in found.peers if peer.is_offline]
     late = [peer.name for peer in found.peers if not peer.is_current and not peer.is_offline]
@@ -181,8 +182,8 @@ def _lacking(right: Right, *, missing: Collection[str], has_key: bool) -> Verdic
         fix = "try again; a JetStream that is electing a leader answers within seconds"
         return failed(StoreTimeoutError, f"no answer when this node tried to {what}", expected=subject, fix=fix)
     if not has_key or right.stream in missing:
-        stream = right.stream or "the buckets"
-        return warning(f"whether this node can {what} shows once there is {stream}", "keydist store init")
+        there = f"{right.stream} is" if right.stream else "the buckets are"
+        return warning(f"whether this node can {what} shows once {there} there", "keydist store init")
     return failed(
         BucketMissingError,
         f"this node may {what}, but nobody answers there",
@@ -194,7 +195,7 @@ def _lacking(right: Right, *, missing: Collection[str], has_key: bool) -> Verdic
 def excess(found: Sequence[Right], *, role: Role, shares_account: bool, is_refused: bool) -> Verdict:
     """Judge the rights that a node of this role must not have.
 
-    `shares_account`: a follower's own account is that of the streams. `is_refused`: the server refuses the reply
+    `shares_account`: this user's account is that of the streams. `is_refused`: the server refuses the reply
     subject under which the rights are tried; where it does not, nothing was tried.
     """
     if not is_refused:
@@ -203,8 +204,8 @@ def excess(found: Sequence[Right], *, role: Role, shares_account: bool, is_refus
         )
     held = [right for right in found if right.outcome is Outcome.ALLOWED]
     several = [f"may {right.what} ({right.subject})" for right in held]
-    if shares_account and role is Role.FOLLOWER:
-        several.insert(0, "is in the account of the streams, where every right to ask is one to write")
+    if shares_account:
+        several.insert(0, "is in the account of the streams, where every right to ask is one to write and to delete")
     if not several:
         return fine(f"nothing beyond its role, of {len(found)} rights tried")
     text = f"this {role.value}'s user " + "; ".join(several[:4])
@@ -215,7 +216,7 @@ def excess(found: Sequence[Right], *, role: Role, shares_account: bool, is_refus
         ForbiddenError,
         f"{text}{more}",
         expected="none of these rights",
-        fix=f"give followers the account of docs/nats.md: {_ACCOUNTS}",
+        fix=f"give followers an account of their own: {_ACCOUNTS}",
     )
 
 
