@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -104,6 +105,10 @@ class Secured:
         assert token.returncode == 0, token.stderr
         for number in range(len(self.hosts)):
             self.start_server(number)
+        self.make_streams()
+
+    def make_streams(self) -> None:
+        """Make what is missing of the streams, as the operator, once the servers let it."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:  # until the servers have found each other, and a leader of JetStream
             made = self.keydist("operator", *self._init)
@@ -117,6 +122,14 @@ class Secured:
         """Start one server; it takes clients some time after."""
         self._servers[number].start()
 
+    def lose_everything(self) -> None:
+        """Kill all servers, remove what JetStream keeps, start them again and make the streams."""
+        self._kill()
+        for number, host in enumerate(self.hosts):
+            shutil.rmtree(self.directory / host / "store")
+            self.start_server(number)
+        self.make_streams()
+
     def reload(self) -> None:
         """Let the servers read their configurations again."""
         for server in self._servers:
@@ -124,11 +137,14 @@ class Secured:
 
     def close(self) -> None:
         """Kill all servers and let go of their ports."""
+        self._kill()
+        for port in self._reserved:
+            port.release()
+
+    def _kill(self) -> None:
         for server in self._servers:
             server.signal(signal.SIGKILL)
             server.wait()
-        for port in self._reserved:
-            port.release()
 
     def __enter__(self) -> Self:
         try:

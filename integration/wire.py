@@ -78,7 +78,7 @@ class Wire:
         if self._is_cut:
             writer.transport.abort()
             return
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # who serves connections reports a task that was cancelled
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers |= {writer, far_writer}
             try:

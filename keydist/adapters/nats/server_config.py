@@ -15,6 +15,7 @@ _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 30
 _PING_SECONDS: Final = 2
+_LINK_PING_SECONDS: Final = 5
 _UNANSWERED: Final = 2
 
 _HEAD: Final = """\
@@ -84,6 +85,10 @@ def server_configuration(
         configuration["cluster"] = _cluster(place, cluster, tls)
     if place.leaf_listen is not None or place.home is not None:
         configuration["leafnodes"] = _leafnodes(place, tls)
+    if place.home is not None:
+        why = "a link that is cut off in silence is given up within 15 s, not minutes; clients are asked as often"
+        configuration["ping_interval"] = Because(f"{_LINK_PING_SECONDS}s", why)
+        configuration["ping_max"] = _UNANSWERED
     configuration["accounts"] = accounts
     return f"{_HEAD}\n{render(configuration)}"
 
