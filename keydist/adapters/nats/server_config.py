@@ -163,4 +163,4 @@ def _leafnodes(place: ServerPlace, tls: ServerFiles | None) -> dict[str, Any]:
         "nkey": Include(place.home.link_file),
         **shown,
     }
-    return {"remotes": Because([remote], f"{place.home.link_file}, beside this file, holds a secret: nkey: and the seed")}
+    return {"remotes": Because([remote], f"{place.home.link_file}, beside this file, holds the nkey's seed, a secret")}
