@@ -103,6 +103,8 @@ def configurations(layout: Layout, users: Users) -> dict[str, str]:
     asking = tuple(named.name for named in (*layout.leaders, layout.operator))
     made = accounts(users, use) if layout.region is None else region_accounts(users, use, asking)
     route_port = layout.routes.rpartition(":")[2]
+    # Servers refuse a link between two clusters of one name.
+    cluster = layout.cluster if layout.region is None else f"{layout.cluster}-{layout.region}"
 
     def text(server: Server) -> str:
         def filled(pattern: str) -> str:
@@ -125,7 +127,7 @@ def configurations(layout: Layout, users: Users) -> dict[str, str]:
             client_ca=f"{files}/{CLIENT_CA}" if layout.client_certificates else None,
             route_ca=f"{files}/{SERVER_CA}",
         )
-        return server_configuration(place, made, cluster=layout.cluster, tls=tls)
+        return server_configuration(place, made, cluster=cluster, tls=tls)
 
     return {server.name: text(server) for server in layout.servers}
 
