@@ -284,6 +284,14 @@ def test_a_region_links_to_a_name_or_an_address(named: str, linked: str, node: C
     assert (done.code, f'urls: ["tls://{linked}"]' in done.out) == (0, True)
 
 
+def test_a_regions_servers_are_a_cluster_of_their_own_name_since_one_of_homes_is_refused_the_link(
+    node: CliNode, out: Path
+) -> None:
+    named = (*NAMED, "--cluster", "prod", "--server", "n1", "--server", "n2", "--out", str(out))
+    assert node.run("store", "config", *named, "--region", "eu", "--home", "nats-1.example").code == 0
+    assert 'name: "prod-eu"' in (out / "n1" / "nats-server.conf").read_text("utf-8")
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 SEED = seed_of("exposed")
