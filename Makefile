@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-all pytest integration partitions bench fuzz lint lock deb clean
+.PHONY: help demo test test-all pytest integration partitions mixtures bench fuzz lint lock deb clean
 .SILENT:
 
 DEMO = .venv
@@ -23,8 +23,14 @@ FUZZ = .venv-fuzz
 SUITE = tests integration
 CLUSTERS = $(filter integration%,$(SUITE))
 REST = $(filter-out integration%,$(SUITE))
-# How many tests run at once; but for the clusters, which need the machine for themselves. JOBS=0: one after the other.
+# How many tests run at once; but for those that need the machine for themselves. JOBS=0: one after the other.
 JOBS ?= auto
+
+# Clusters: file by file at once, then those that need the machine for themselves. 5: there are none of that kind.
+define clusters
+$(TEST)/bin/python -m pytest --numprocesses=$(JOBS) --dist=loadfile -m 'not alone' $(CLUSTERS) $(ARGS) || [ $$? = 5 ]
+$(TEST)/bin/python -m pytest -m alone $(CLUSTERS) $(ARGS) || [ $$? = 5 ]
+endef
 
 # $(call environment,FOLDER,LOCK): FOLDER holds what LOCK pins and, as an editable install, this checkout.
 # The lock on this file keeps two makes apart. --no-build-isolation: nothing unpinned takes part in a build.
@@ -58,7 +64,7 @@ test: ## all tests, with coverage but for the clusters: their times are those of
 	rm -f .coverage.*
 	$(TEST)/bin/coverage report
 	$(TEST)/bin/coverage report --include='keydist/core/*' --fail-under=100
-	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
+	$(if $(CLUSTERS),$(clusters))
 
 test-all: ## all tests on each Python found; VERSIONS="3.12 3.13" or PYTHONS="/path/to/python ..."
 	echo "Pythons found of $(VERSIONS): $(or $(PYTHONS),none)"
@@ -68,7 +74,7 @@ pytest: ## all tests on one Python; PYTHON=python3.13 SUITE=tests/unit ARGS="-k 
 	$(call environment,$(TEST),requirements/test.txt)
 	$(TEST)/bin/python --version
 	$(if $(REST),$(TEST)/bin/python -m pytest --numprocesses=$(JOBS) $(REST) $(ARGS))
-	$(if $(CLUSTERS),$(TEST)/bin/python -m pytest $(CLUSTERS) $(ARGS))
+	$(if $(CLUSTERS),$(clusters))
 
 integration: ## only the tests with real servers and processes
 	$(MAKE) pytest SUITE=integration
@@ -77,6 +83,10 @@ partitions: ## every part of a cluster cut off, ROUNDS=3 times for SECONDS=8 (5,
 	$(call environment,$(TEST),requirements/test.txt)
 	KEYDIST_TEST_PARTITIONS=$(or $(ROUNDS),3) KEYDIST_TEST_PARTITION_SECONDS=$(or $(SECONDS),8) \
 		$(TEST)/bin/python -m pytest -s integration/test_partition.py integration/test_partition_idle.py $(ARGS)
+
+mixtures: ## random mixtures of NATS faults, as root for full disks; ARGS="--runs 100 --jobs 3 --seed 1"
+	$(call environment,$(TEST),requirements/test.txt)
+	$(TEST)/bin/python -m integration.mixtures $(ARGS)
 
 bench: ## the measurements
 	$(call environment,$(TEST),requirements/test.txt)
@@ -109,8 +119,9 @@ lock: ## pin the requirements anew; UPGRADE=1 takes newer versions where the pre
 	$(LOCK) -o requirements/test.txt -c requirements/embedded.txt -c requirements/build.txt \
 		--extra embedded pyproject.toml requirements/runtime.in requirements/test.in
 	$(LOCK) -o requirements/fuzz.txt -c requirements/test.txt pyproject.toml requirements/runtime.in requirements/fuzz.in
+	for version in 2.10 2.12; do $(LOCK) -o requirements/nats-$$version.txt requirements/nats-$$version.in; done
 
 clean: ## remove what make made
-	rm -rf .venv .venv-* .fuzz .coverage .coverage.* build dist keydist.egg-info
+	rm -rf .venv .venv-* .fuzz .nats-servers .coverage .coverage.* build dist keydist.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find keydist tests integration bench fuzz -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -18,17 +18,17 @@ from fuzz.targets import MODULE_OF, TARGETS
 
 _CORPUS: Final = Path(".fuzz")
 _EXECUTED: Final = re.compile(r"^stat::number_of_executed_units: (\d+)", re.MULTILINE)
+_LASTED: Final = re.compile(r"^Done \d+ runs in (\d+) second", re.MULTILINE)
 _REACHED: Final = re.compile(r"\bcov: (\d+) ft: (\d+)")
 _SHOWN: Final = 40
 
 
 class _Running(NamedTuple):
-    """A target that is being fuzzed, what it says, and when it began."""
+    """A target that is being fuzzed, and what it says."""
 
     name: str
     process: subprocess.Popen[bytes]
     said: IO[bytes]
-    began: float
 
 
 def main() -> int:
@@ -67,16 +67,16 @@ def _each(targets: list[str], *, seconds: int, jobs: int) -> int:
 def _started(name: str, seconds: int) -> _Running:
     said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would stop it
     command = [sys.executable, "-m", "fuzz.one", str(seconds), str(_CORPUS), MODULE_OF[name], name]
-    return _Running(name, subprocess.Popen(command, stdout=said, stderr=said), said, time.monotonic())
+    return _Running(name, subprocess.Popen(command, stdout=said, stderr=said), said)
 
 
 def _tell(ended: _Running) -> None:
     ended.said.seek(0)
     said = ended.said.read().decode("utf-8", "replace")
-    inputs, reached = _EXECUTED.search(said), _REACHED.findall(said)
-    branches, features = reached[-1] if reached else ("?", "?")
+    inputs, seconds, reached = (found.findall(said)[-1:] for found in (_EXECUTED, _LASTED, _REACHED))
+    branches, features = reached[0] if reached else ("?", "?")
     verdict = "FOUND" if ended.process.returncode else "nothing"
-    line = f"{ended.name}: {verdict} in {inputs[1] if inputs else '?'} inputs, {time.monotonic() - ended.began:.0f} s"
+    line = f"{ended.name}: {verdict} in {(*inputs, '?')[0]} inputs, {(*seconds, '?')[0]} s"
     print(f"{line}; {branches} branches, {features} features", flush=True)
     if ended.process.returncode:
         print("\n".join(said.splitlines()[-_SHOWN:]), flush=True)

@@ -102,6 +102,10 @@ class Answering:
             raise ForbiddenError(f"{subject} is denied")
         return reply
 
+    async def read(self, subject: str, payload: bytes = b"") -> Reply:
+        """Return the next answer."""
+        return await self.request(subject, payload)
+
     async def ask_all(self, _subject: str, **_bounds: object) -> tuple[bytes, ...]:
         """Return what all the answers say."""
         return tuple(reply.data for reply in self.given)

@@ -145,6 +145,11 @@ def _jwk(raw: bytes) -> None:
     assert (alg, public.spki) == (KEY.alg, KEY.public.spki), "a kid names one key"
 
 
+def _tokens(raw: bytes) -> None:
+    for token in parse_token_file(raw):
+        assert format_token(token).encode() in raw, "one spelling"
+
+
 def _pkcs8(raw: bytes) -> None:
     for alg in sorted(crypto.SIGNING_ALGS):
         with suppress(KeydistError):
@@ -177,5 +182,5 @@ TARGETS: Final[dict[str, Target]] = {
     "audit chain": Target(_trail, (b"\n".join(CHAIN),)),
     "public jwk": Target(_jwk, (serialise(public_jwk(KEY)),)),
     "private key": Target(_pkcs8, (pkcs8("A"), pkcs8("A", "ES256"))),
-    "token file": Target(parse_token_file, (f"{format_token(TOKEN)}\n{format_token(OTHER_TOKEN)}\n".encode(),)),
+    "token file": Target(_tokens, (f"{format_token(TOKEN)}\n{format_token(OTHER_TOKEN)}\n".encode(),)),
 }

@@ -168,6 +168,7 @@ _INFO: Final = {
     "config": wanted_streams(_BUCKET, trail=False)["KV_keydist"] | {"num_replicas": 3},
     "cluster": {"replicas": [{"name": "b", "current": True}, {"name": "c", "offline": True}]},
 }
+_REFUSED: Final = b"NATS/1.0 403\r\n\r\n"
 _DENIAL: Final = b'Permissions Violation for Publish to "$KV.keydist.signing-key"'
 
 
@@ -194,7 +195,7 @@ TARGETS: Final[dict[str, Target]] = {
             _several(b"d", _GOT),
             _several(b"d", _DELETED),
             _several(b"d", _NOTHING, _NEVER),
-            _several(b"d", _NOBODY, b"NATS/1.0 403\r\n\r\n"),
+            _several(b"d", _NOBODY, _REFUSED, _REFUSED),
             _several(b"l", _MESSAGE),
             _several(b"l", _NO_MESSAGE, {"state": {"last_seq": 3, "subjects": {"x": 1}}}, _MESSAGE),
             _several(b"e", _ERROR, {"config": {}}),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from fuzz.target import Target, as_file, each
 from keydist.adapters.config_schema import _parse_servers
-from keydist.adapters.dev_pki import authority
 from keydist.adapters.nats import credentials, expiry, greeting, monitoring, probe
 from keydist.core.strict import b64url_encode
 from keydist.errors import KeydistError
@@ -73,12 +75,21 @@ e30.{_CLAIMS}.c2ln
 {_SEED}
 ------END USER NKEY SEED------
 """.encode()
-_CERTIFICATE, _LASTING = (
-    x509.load_pem_x509_certificate(authority("servers", key=None, certificate=None, now=now).certificate).public_bytes(
-        Encoding.DER
+
+
+def _certificate_until(year: int) -> bytes:
+    """Return a certificate as DER, the same in every run."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "servers")])
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(noise("certificate", 32))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 7)
+    builder = builder.not_valid_before(datetime(2026, 1, 1, tzinfo=UTC)).not_valid_after(
+        datetime(year, 1, 1, tzinfo=UTC)
     )
-    for now in (NOW, 2 * NOW)  # years are written in two digits up to 2049, then in four
-)
+    return builder.sign(key, None).public_bytes(Encoding.DER)
+
+
+_CERTIFICATES: Final = tuple(map(_certificate_until, (2036, 2119)))
+"""Years are written in two digits up to 2049, then in four."""
 
 TARGETS: Final[dict[str, Target]] = {
     "greeting": Target(
@@ -89,5 +100,5 @@ TARGETS: Final[dict[str, Target]] = {
         ),
     ),
     "creds": Target(each(_creds, _user_jwt), (_CREDS, _TOLD), refused=(_SEED.encode(),)),
-    "certificate": Target(_certificate, (_CERTIFICATE, _LASTING)),
+    "certificate": Target(_certificate, _CERTIFICATES),
 }

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 _WORD: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[A-Za-z0-9_.+/-]+')
 _BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 ODD: Final = (
-    *(b"null", b"true", b"-1", b"0", b"7", b"1.5", b"1e999", b"9007199254740993", b"9" * 5000),
+    *(b"null", b"true", b"false", b"-1", b"0", b"7", b"1.5", b"1e999", b"9007199254740993", b"9" * 5000),
     *(b'""', b'"x"', b'"\\u0000"', b'"\\ud800"', b'"\xc2\xb2"', b"\xc2\xb2", b"\xff", b"", b" ", b"\r\n"),
     *(b"[]", b"{}", b'["x"]', b"[[]]", b'{"x":null}', b'"' + b"9" * 5000 + b'"', b"[" * 900 + b"]" * 900),
 )
@@ -43,7 +43,7 @@ def swapped(raw: bytes, place: int, other: int) -> bytes:
     return raw[:start] + others[other % len(others)] + raw[end:]
 
 
-def some_swapped(several: Iterable[bytes], *, most: int) -> list[bytes]:
-    """Return texts with each odd thing in each place, or so many of them; the same ones in every run."""
-    found = [raw[:begin] + odd + raw[end:] for raw in several for begin, end in _places(raw) for odd in ODD]
+def some_swapped(raw: bytes, *, most: int) -> list[bytes]:
+    """Return a text with each odd thing in each place, or so many of them; the same ones in every run."""
+    found = [raw[:begin] + odd + raw[end:] for begin, end in _places(raw) for odd in ODD]
     return random.Random(len(found)).sample(found, min(len(found), most))

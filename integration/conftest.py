@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 
+from integration import deb
 from keydist.adapters.embedded import EmbeddedServer
 from keydist.adapters.nats.bucket import keyset_stream, stream_name
 from tests.conftest import pytest_pyfunc_call  # noqa: F401 - coroutines are tests in this folder too
@@ -40,3 +42,10 @@ def ask(server: EmbeddedServer) -> Ask:
         return answer
 
     return lambda call, bucket: asyncio.run(work(call, bucket))
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Debian package of this checkout."""
+    deb.skip_unless_possible()
+    return deb.build(tmp_path_factory.mktemp("package"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -74,11 +75,13 @@ class Member:
         """Since when it is away; None once it has confirmed its epoch since it was started."""
         self.starts = 0
         self._started = 0.0
+        self._log_before = 0
         self._process: BaseProcess | None = None
 
     def start(self) -> None:
         self.starts += 1
         self._started = time.time()
+        self._log_before = self.log.stat().st_size if self.log.exists() else 0
         arguments = ["agent", "--config", str(self.node.configure())]
         self._process = processes.Process(target=become, args=(arguments, str(self.log), self._place))
         self._process.start()
@@ -110,6 +113,23 @@ class Member:
         process.close()
         return code
 
+    def reload(self) -> None:
+        """Let a running agent read its configuration and its token again."""
+        if self._process is not None and self._process.pid is not None:
+            self.wait_started()
+            os.kill(self._process.pid, signal.SIGHUP)
+
+    def wait_started(self) -> None:
+        """Return when a running agent has come so far that a signal is more to it than its end."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self._process is not None and b'"event":"started"' not in self._told():
+            assert time.monotonic() < deadline, f"{self.node.name} does not start"
+            time.sleep(_LOOK_SECONDS)
+
+    def _told(self) -> bytes:
+        """Return what it logged since it was started."""
+        return self.log.read_bytes()[self._log_before :] if self.log.exists() else b""
+
     def confirmed(self) -> bool:
         """Tell whether it confirmed its epoch since it was started."""
         if self._process is None:
@@ -131,7 +151,7 @@ class Member:
         """Return the codes of the alarms that stand, by what its last agent told."""
         standing: Counter[str] = Counter()
         for event in self.events():
-            if event["event"] == "started":
+            if event["event"] in ("started", "reloaded"):
                 standing.clear()
             elif event["event"] == "alarm":
                 standing[event["code"]] += 1
@@ -175,12 +195,12 @@ class Fleet(Generic[HomeT]):
 
     # --- life ----------------------------------------------------------------------------------
 
-    def start(self, names: Iterable[str] | None = None) -> None:
+    def start(self, names: Iterable[str] | None = None, *, seconds: float = _PATIENCE_SECONDS) -> None:
         """Start these agents (all that do not run) and return when each has confirmed an epoch."""
         for name in self.members if names is None else names:
             if self.members[name].pid is None:
                 self.start_agent(name)
-        self.wait_confirmed()
+        self.wait_confirmed(seconds)
 
     def start_agent(self, name: str) -> None:
         """Start one agent and return at once."""
@@ -192,7 +212,13 @@ class Fleet(Generic[HomeT]):
 
     def stop(self, name: str) -> None:
         """End an agent as a service manager does; it must end well."""
+        self.members[name].wait_started()
         assert self.members[name].end(signal.SIGTERM) in (0, None)
+
+    def wipe(self, name: str) -> None:
+        """Kill an agent and remove its state directory, as a lost disk does."""
+        self.kill(name)
+        shutil.rmtree(self.members[name].node.state, ignore_errors=True)  # there may be nothing yet
 
     def note_confirmed(self) -> tuple[str, ...]:
         """Note who is back, and return who is away still."""

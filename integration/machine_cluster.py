@@ -35,7 +35,7 @@ After=address.service
 [Service]
 ExecStart={NATS_SERVER} --config /etc/nats/nats-server.conf
 """
-CREDENTIALS: Final = ("user.nk", "server-ca.pem", "client.pem", "client.key")
+_CREDENTIALS: Final = ("user.nk", "server-ca.pem", "client.pem", "client.key")
 
 
 def write_configurations(pki: Path, *more: str, followers: Iterable[str] = FOLLOWERS) -> None:
@@ -75,7 +75,7 @@ class MachineCluster:
     def _node_files(self, name: str) -> dict[str, str | bytes]:
         role = "leader" if name == LEADER else "follower"
         files = installed(_CONFIG.format(name=name, role=role))
-        return files | {f"/etc/keydist/nats/{file}": (self._pki / name / file).read_bytes() for file in CREDENTIALS}
+        return files | {f"/etc/keydist/nats/{file}": (self._pki / name / file).read_bytes() for file in _CREDENTIALS}
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -115,6 +115,7 @@ class MachineCluster:
     def until_whole(self) -> str:
         """Wait until every node and every service that needs the key runs; return the kid that all of them have."""
         for node in self.nodes.values():
+            node.machine.wait_for_boot()
             node.until_active("keydist", "keydist-ready.target", "web")
         [kid] = {node.kid for node in self.nodes.values()}
         return kid

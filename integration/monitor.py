@@ -24,7 +24,16 @@ def ask(port: int, path: str, *, host: str = "127.0.0.1") -> dict[str, Any] | No
 
 def is_up(port: int) -> bool:
     """Tell whether the server takes clients and its JetStream runs, with or without a leader."""
-    answer = ask(port, "healthz?js-enabled-only=true")
+    return _is_ok(port, "healthz?js-enabled-only=true")
+
+
+def is_healthy(port: int) -> bool:
+    """Tell whether the server has caught up too: with JetStream's leader, and with every stream it keeps a copy of."""
+    return _is_ok(port, "healthz")
+
+
+def _is_ok(port: int, path: str) -> bool:
+    answer = ask(port, path)
     return answer is not None and answer.get("status") == "ok"
 
 

@@ -78,14 +78,24 @@ class Run:
         self._process.close()
         return was_running
 
-    def answer(self) -> dict[str, Any]:
-        """Wait for the end and return what it printed; it must succeed."""
-        self._process.join(60)
+    def is_running(self) -> bool:
+        return self._process.is_alive()
+
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """Wait for the end and return the exit code and what it printed, a failure as `error`."""
+        self._process.join(120)
         code = self._process.exitcode
+        assert code is not None, "it does not end"
         self._process.close()
         out, err = ((self._directory / name).read_text(encoding="utf-8") for name in ("out", "err"))
-        assert code == 0, err
+        assert out, err
         found: dict[str, Any] = json.loads(out)
+        return code, found
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the end and return what it printed; it must succeed."""
+        code, found = self.end()
+        assert code == 0, (found, (self._directory / "err").read_text(encoding="utf-8"))
         return found
 
 

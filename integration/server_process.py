@@ -48,10 +48,12 @@ class ReservedPort:
 class ServerProcess:
     """A nats-server with a configuration file; its standard error goes to `<configuration>.err`.
 
-    `enter` is what its command line begins with: a host of a `Network`, say.
+    `enter` is what its command line begins with: a host of a `Network`, say. `binary` is what the next start runs: the
+    installed nats-server, unless it is set to another one.
     """
 
     def __init__(self, configuration: Path, *, enter: Sequence[str] = ()) -> None:
+        self.binary: str | None = None
         self._enter = enter
         self._configuration = configuration
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,7 +72,7 @@ class ServerProcess:
         if self._process is not None and self._process.poll() is None:
             return
         command = [*self._enter, sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())]
-        command += [find_server(), "-c", str(self._configuration)]
+        command += [self.binary or find_server(), "-c", str(self._configuration)]
         with self._configuration.with_suffix(".err").open("ab") as errors:
             self._process = _parent.submit(
                 subprocess.Popen,

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import pytest
 
-from integration.debian_package import build_package
 from integration.machine import skip_unless_possible
 from integration.machine_cluster import LEADER, NATS, make_buckets, nats_files, write_configurations
 from integration.machines import Machines
@@ -106,10 +105,10 @@ class Controller:
 
 
 @pytest.fixture(scope="module")
-def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+def controller(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
     skip_unless_possible()
     skip_without_ansible()
-    package, directory = build_package(), tmp_path_factory.mktemp("ansible")
+    directory = tmp_path_factory.mktemp("ansible")
     write_configurations(directory / "pki", "--no-client-certificates", followers=[_FOLLOWER])
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)], check=True)

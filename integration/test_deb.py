@@ -10,7 +10,6 @@ from typing import Final
 
 import pytest
 
-from integration.debian_package import build_package
 from integration.machine import NATS_SERVER, Machine, skip_unless_possible
 from keydist import __version__
 from keydist.core.token import format_token
@@ -33,11 +32,6 @@ _NATS: Final = f"[Service]\nExecStart={NATS_SERVER} --jetstream --addr 127.0.0.1
 _CONFIG: Final = "cluster: test\nnode: machine\nrole: leader\nkey: {alg: ES256}\n"
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def package() -> Path:
-    return build_package()
 
 
 class Tree:
@@ -118,6 +112,7 @@ def test_it_brings_manual_completions_schema_and_examples(installed: Tree) -> No
         "fish/vendor_completions.d/keydist.fish",
         "doc/keydist/copyright",
         "doc/keydist/examples/cloud-init.yaml",
+        "doc/keydist/examples/keydist.rules.yml",
         "doc/keydist/examples/drop-ins/sealed-token.conf",
     ):
         assert (share / place).stat().st_size > 0

@@ -46,6 +46,8 @@ WHOLE: Final = (
     b"POST /v1/mint HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
 )
 
+pytestmark = pytest.mark.alone
+
 Connect = Callable[[], socket.socket]
 
 

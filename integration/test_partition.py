@@ -37,7 +37,7 @@ _ELECTED: Final = 15.0
 # for a busy machine.
 _ALARMED: Final = 4.4 + 2.0
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(200)]
 
 
 class Part(NamedTuple):

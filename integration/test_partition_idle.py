@@ -30,7 +30,7 @@ _CONNECT: Final = 5.0
 _SLACK: Final = 2.0
 """For a busy machine."""
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ _LATE: Final = 5 * PROPAGATION
 _QUIET: Final = LEASE + LIFETIME + LEEWAY + 2 * _LATE
 
 Record = Callable[[str, object], None]
-pytestmark = pytest.mark.timeout(300 + 10 * ROTATIONS + 30 * FAULT_ROTATIONS)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300 + 10 * ROTATIONS + 30 * FAULT_ROTATIONS)]
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,8 @@ def test_power_fails_anywhere_at_any_moment_and_every_node_is_back_with_its_key(
     for _ in range(_FAILURES):
         name = moments.choice(list(cluster.machines))
         time.sleep(moments.uniform(0, 2))  # any moment: while it boots, starts the agent, or works
-        cluster.machines[name].cut_power()
+        cluster.machines[name].lose_power()
+        cluster.machines[name].switch_on(wait=False)
         if moments.random() < 0.5:  # every other time the next one comes before it is ready
             continue
         assert cluster.until_whole() == kid, f"seed {_SEED}"

@@ -28,6 +28,8 @@ from tests.fakes.genesis import genesis_of
 from tests.fakes.notifier import RecordingNotifier
 from tests.material import TOKEN
 
+pytestmark = pytest.mark.alone
+
 FOLLOWERS = 200
 
 

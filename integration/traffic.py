@@ -106,6 +106,7 @@ class Application:
         self._minters = cycle(sorted(self._signers))
         self._numbers = count()
         self._later: list[tuple[float, int, Minted, str]] = []
+        self.latest: Minted | None = None
         self.tally = Tally()
 
     def take(self) -> Tally:
@@ -145,7 +146,8 @@ class Application:
         kid = parse_compact(jwt).header.kid
         self.tally.minted += 1
         self.tally.kids[kid] += 1
-        return Minted(jwt=jwt, kid=kid, on=on, at=at, expires=int(at) + self._lifetime)
+        self.latest = Minted(jwt=jwt, kid=kid, on=on, at=at, expires=int(at) + self._lifetime)
+        return self.latest
 
     def _verify(self, minted: Minted, by: str) -> None:
         if by == OUTSIDE:

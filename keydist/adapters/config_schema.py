@@ -18,7 +18,8 @@ from keydist.errors import ConfigError
 RSA_ALGS: Final = frozenset({"RS256", "PS256"})
 MAX_INT: Final = 2**53 - 1
 
-_HOST: Final = r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
+_LABEL: Final = "[A-Za-z0-9_-]{1,63}"  # longer, and no resolver takes it
+_HOST: Final = rf"({_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{{1,5}}))?"
 _SERVER: Final = rf"(nats|tls)://{_HOST}"
 _ISSUER: Final = rf"(https?)://{_HOST}(?:/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?"
 _LOOPBACK: Final = r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]"

@@ -199,7 +199,7 @@ def drop_token(source: TokenSource, token_id: str) -> None:
         raise DiskError(
             f"cannot replace {path}: {os.strerror(exc.errno or 0)}",
             expected="a directory that this user may write, with space left",
-            fix=f"run it as the file's owner or as root, or take the line of token {token_id} out by hand",
+            fix=f"free some space; where only root may write: sed -i '/^kdt1_{token_id}_/d' {path}",
         ) from exc
 
 

@@ -86,7 +86,7 @@ _ADVICE: Final[dict[str, Callable[[list[Row], Held], str]]] = {
     NodeState.OLD_TOKEN.value: _old_token,
     NodeState.SILENT.value: _gone,
     UNHEARD: lambda rows, held: f"a heartbeat was missed, after three it counts as silent; {_gone(rows, held)}",
-    NodeState.ALARMED.value: lambda _rows, _held: "there: keydist status; the codes are in docs/operations.md",
+    NodeState.ALARMED.value: lambda _rows, _held: "there: keydist status; the codes are in docs/alarms.md",
     NodeState.AHEAD.value: lambda _rows, _held: (
         "a later epoch than this node's. Here: keydist bootstrap; where the store lost it, there:"
         " keydist store republish"

@@ -215,7 +215,10 @@ async def check_retirable(command: Command, local: Local, token_id: str) -> Reti
             f"this node has not seen token {token_id} replaced",
             expected=f"a keyset that was sealed again, after one under token {token_id}",
             found=f"only token {held.token_id}",
-            fix="look with: keydist token inspect; on a leader: keydist token retire says who still needs it",
+            fix=(
+                "on a leader: keydist token retire says who still needs it; where nobody does, and it is not one to"
+                " come, remove its line from this node's token file by hand"
+            ),
         )
     return Retirable(unseen=ForbiddenError("a follower does not see the fleet: only this node was looked at"))
 

@@ -183,6 +183,9 @@ BAD = [
     ("nats: {servers: []}", "found an empty list"),
     ("nats: {servers: [http://a]}", "server that is not well formed .*found 'http://a'"),
     ("nats: {servers: ['a:4222']}", "server that is not well formed"),
+    (f"nats: {{servers: ['nats://{'a' * 64}.example']}}", "server that is not well formed"),  # no resolver takes it
+    (f"nats: {{servers: ['nats://a.{'b' * 64}']}}", "server that is not well formed"),
+    (f"issuer: https://{'a' * 64}", "issuer is not an address"),
     ("nats: {servers: [4222]}", "nats.servers is not text"),
     ("nats: {bucket: a.b}", "nats.bucket is not well formed"),
     ("nats: {entry: a..b}", "nats.entry is not well formed"),

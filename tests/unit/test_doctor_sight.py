@@ -280,6 +280,14 @@ def test_a_certificate_that_cannot_be(here: bytes, there: bytes, tmp_path: Path)
             look(write(tmp_path / "file", ssl.DER_cert_to_PEM_cert(impossible)), "x")
 
 
+def test_a_certificate_with_a_serial_number_below_zero_is_read_in_silence(tmp_path: Path) -> None:
+    der = bytearray(ssl.PEM_cert_to_DER_cert(Path(str(certificate(tmp_path, "x", days=9).cert_file)).read_text()))
+    serial = der.index(b"\xa0\x03\x02\x01\x02") + 7
+    der[serial] |= 0x80
+    assert term_of_der(bytes(der)) == (START, START + 9 * 86_400)
+    assert term_of_chain(write(tmp_path / "file", ssl.DER_cert_to_PEM_cert(bytes(der))), "x") == term_of_der(bytes(der))
+
+
 @pytest.mark.parametrize("jwt", ["x", "a.b.c", "a.W10.c", "a." + "W" * 40_000 + ".c"])
 def test_a_jwt_of_nats_that_cannot_be_read(jwt: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no JWT that can be read"):

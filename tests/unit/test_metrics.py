@@ -144,7 +144,7 @@ def test_the_rules_are_yaml_and_name_metrics_that_exist() -> None:
     for rule in alerts:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("page", "ticket")
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}
         used = set(re.findall(r"keydist_\w+", rule["expr"]))
         assert used or rule["expr"] == 'up{job="keydist"} == 0'
         assert used <= known, rule["alert"]

@@ -286,6 +286,7 @@ async def test_a_silent_answer_is_a_timeout_not_an_absence(nats_server: Embedded
         with pytest.raises(StoreTimeoutError, match="did not answer in time") as caught:
             await made.request("silent", seconds=0.3)
     assert caught.value.expected == "an answer on silent"
+    assert "a full disk ends it until nats-server is started again" in caught.value.fix
     assert not isinstance(caught.value, OSError)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nkeys  # type: ignore[import-untyped]
 import pytest
@@ -248,6 +249,27 @@ async def test_tls_both_ways(start_server: StartServer, tmp_path: Path, caplog: 
         error = await refusal(Server(urls=(url,), node="n1", tls=wrong))
         assert isinstance(error, UnreachableError)
         assert "certificate" in error.fix, error
+
+
+def abort_as_of_python_3_11_2(transport: Any) -> None:  # noqa: ANN401 - a private class of asyncio
+    transport._closed = True
+    transport._ssl_protocol._abort()
+
+
+async def test_refused_credentials_are_told_as_such_over_tls_with_every_python(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncio.sslproto._SSLProtocolTransport.abort", abort_as_of_python_3_11_2)
+    server_files, client_files = (certificate(tmp_path, name) for name in ("server", "client"))
+    users = f"authorization {{ users: [ {{ nkey: {Nkey('somebody').public} }} ] }}"
+    server = start_server(extra=f"{tls_server(server_files, client_files)}\n{users}")
+    seed = tmp_path / "seed"
+    seed.touch(mode=0o600)
+    seed.write_text(Nkey("a stranger").seed, encoding="ascii")
+    mine = client_files._replace(ca_file=server_files.ca_file)
+    url = server.url.replace("nats://", "tls://")
+    error = await refusal(Server(urls=(url,), node="n1", nkey_file=str(seed), tls=mine))
+    assert isinstance(error, CredentialsRefusedError), error
 
 
 async def test_a_server_that_speaks_before_tls_is_told_how(start_server: StartServer, tmp_path: Path) -> None:

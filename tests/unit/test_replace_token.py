@@ -371,6 +371,15 @@ async def test_a_follower_goes_by_what_it_has_seen_replaced() -> None:
     assert "not seen" in found.message
 
 
+async def test_a_follower_that_had_nothing_when_the_token_was_replaced_is_told_how_it_gets_rid_of_the_old_one() -> None:
+    found = await failure(retirable(a_node(MOVED, role=Role.FOLLOWER, tokens=BOTH)))
+    assert isinstance(found, NotYetError)
+    assert found.fix == (
+        "on a leader: keydist token retire says who still needs it; where nobody does, and it is not one to come,"
+        " remove its line from this node's token file by hand"
+    )
+
+
 async def test_a_node_without_a_keyset_or_without_the_store_does_not_know() -> None:
     operator = a_node()
     operator.disk.reset()

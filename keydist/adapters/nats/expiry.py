@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.utils import CryptographyDeprecationWarning
 
 from keydist.adapters.nats.credentials import jwt_in, read_file
 from keydist.core.doctor.times import Term
 from keydist.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
 _UNREADABLE: Final = (ValueError, x509.InvalidVersion)
@@ -52,7 +56,8 @@ def term_of_authorities(path: str, setting: str) -> Term:
 
 def _terms(path: str, setting: str) -> list[Term]:
     try:
-        found = [_term(one) for one in x509.load_pem_x509_certificates(read_file(path, setting).encode("ascii"))]
+        with _in_silence():
+            found = [_term(one) for one in x509.load_pem_x509_certificates(read_file(path, setting).encode("ascii"))]
     except _UNREADABLE:
         found = []
     if not found:
@@ -67,9 +72,18 @@ def _terms(path: str, setting: str) -> list[Term]:
 def term_of_der(der: bytes) -> Term | None:
     """Return the validity of a certificate that a server showed; None where it cannot be read."""
     try:
-        return _term(x509.load_der_x509_certificate(der))
+        with _in_silence():
+            return _term(x509.load_der_x509_certificate(der))
     except _UNREADABLE:
         return None
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """Keep back what cryptography would print about a certificate that is only looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        yield
 
 
 def _term(certificate: x509.Certificate) -> Term:

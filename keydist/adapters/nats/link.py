@@ -157,7 +157,10 @@ class Link:
         raise StoreTimeoutError(
             f"NATS at {self._server} did not answer in time",
             expected=f"an answer on {subject}",
-            fix="a JetStream that is electing a leader answers within seconds: try again",
+            fix=(
+                "a JetStream that is electing a leader answers within seconds: try again; one that stays silent may be"
+                " off: a full disk ends it until nats-server is started again"
+            ),
         )
 
     async def _until_vain(self, stop: asyncio.Event) -> None:

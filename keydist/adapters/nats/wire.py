@@ -162,7 +162,8 @@ def _abort(client: Client) -> None:
     for name in ("_io_writer", "_bare_io_writer"):
         writer: asyncio.StreamWriter | None = getattr(client._transport, name, None)  # noqa: SLF001
         if writer is not None:
-            writer.transport.abort()
+            with suppress(AttributeError):  # of TLS that was closed twice, as of Python 3.11.2
+                writer.transport.abort()
 
 
 def reply_of(message: Msg) -> Reply:

@@ -177,7 +177,7 @@ def fleet(found: Sequence[NodeSeen]) -> Verdict:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""  # noqa: PLR2004 - as above
         code = next(node.exit_code for node in wrong)
         verdict = failed(
-            KeydistError, f"of {_nodes(found)}: {told}{more}", fix="see: keydist status --fleet; docs/operations.md"
+            KeydistError, f"of {_nodes(found)}: {told}{more}", fix="see: keydist status --fleet; docs/alarms.md"
         )
         return verdict._replace(exit_code=code)
     if pending:
