@@ -75,12 +75,14 @@ class Member:
         """Since when it is away; None once it has confirmed its epoch since it was started."""
         self.starts = 0
         self._started = 0.0
+        self._has_confirmed_before = False
         self._log_before = 0
         self._process: BaseProcess | None = None
 
     def start(self) -> None:
         self.starts += 1
         self._started = time.time()
+        self._has_confirmed_before = self.node.load().confirmation is not None
         self._log_before = self.log.stat().st_size if self.log.exists() else 0
         arguments = ["agent", "--config", str(self.node.configure())]
         self._process = processes.Process(target=become, args=(arguments, str(self.log), self._place))
@@ -135,7 +137,9 @@ class Member:
         if self._process is None:
             return False
         found = self.node.load().confirmation
-        return found is not None and found.at > self._started  # in whole seconds: never too soon
+        if found is None or not self._has_confirmed_before:
+            return found is not None
+        return found.at > self._started  # in whole seconds: never too soon
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield what its agents told, oldest first; a line that a kill cut short is left out."""

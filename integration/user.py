@@ -10,6 +10,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from keydist.adapters.nats.connection import Server
+from keydist.adapters.nats.wire import close_client
 
 
 class User(Client):
@@ -55,4 +56,4 @@ async def connect(server: Server, **options: Any) -> AsyncIterator[User]:  # noq
     try:
         yield user
     finally:
-        await user.close()
+        await close_client(user)  # nats-py leaves a TLS transport behind
