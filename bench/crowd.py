@@ -46,11 +46,11 @@ class PollingStore(NatsKeysetStore):
         await asyncio.sleep(seconds)
 
 
-async def _nobody() -> None:
+async def nobody() -> None:
     """Answer that no live node holds a keyset."""
 
 
-async def _never() -> bytes:
+async def never() -> bytes:
     """Stand where a leader makes a first envelope: followers never do."""
     raise AssertionError
 
@@ -90,7 +90,7 @@ class Follower:
         node, silence = self.node, Silence()
         present = Present(clock=node.clock, disk=node.disk, journal=silence, listeners=(self,))
         reconciler = Reconciler(
-            node, node.disk.load(node.demands.tokens), Genesis(ask_living=_nobody, first_envelope=_never)
+            node, node.disk.load(node.demands.tokens), Genesis(ask_living=nobody, first_envelope=never)
         )
         await follow(node, reconciler, present, entropy=SystemEntropy(), notifier=silence, resync=resync)
 

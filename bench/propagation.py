@@ -200,14 +200,17 @@ def agents(root: Path, url: str, server_pid: int) -> bool:
 class Writer:
     """A leader reduced to its writes."""
 
-    def __init__(self, url: str, token: BootstrapToken) -> None:
-        self.store = NatsKeysetStore(
-            Connection(Server(urls=(url,), node="leader")), bucket="keydist", entry="signing-key"
-        )
+    def __init__(self, server: Server, token: BootstrapToken) -> None:
+        self.store = NatsKeysetStore(Connection(server), bucket="keydist", entry="signing-key")
         self._token = token
         self._entropy = SystemEntropy()
         self._held: Held | None = None
         self._revision = 0
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that was written; 0 before the first."""
+        return 0 if self._held is None else self._held.keyset.epoch
 
     async def first(self) -> None:
         """Write a first key."""
@@ -241,7 +244,7 @@ class Writer:
 async def crowded(root: Path, url: str, *, count: int, resync: float, polls: bool, rotations: int) -> list[float]:
     """Return the seconds from each write until each follower of a crowd had it."""
     token, times = generate_token(os.urandom), list[float]()
-    writer = Writer(url, token)
+    writer = Writer(Server(urls=(url,), node="leader"), token)
     await writer.first()
     async with crowd(count, root, url, token, resync=resync, polls=polls) as followers:
         await asyncio.gather(*(follower.has(1) for follower in followers))
@@ -257,7 +260,7 @@ async def crowded(root: Path, url: str, *, count: int, resync: float, polls: boo
 async def idle(root: Path, url: str, server_pid: int, *, count: int) -> float:
     """Return the share of a core (in %) that a server spends on a crowd while nothing changes."""
     token = generate_token(os.urandom)
-    writer = Writer(url, token)
+    writer = Writer(Server(urls=(url,), node="leader"), token)
     await writer.first()
     async with crowd(count, root, url, token, resync=45.0, polls=False) as followers:
         await asyncio.gather(*(follower.has(1) for follower in followers))

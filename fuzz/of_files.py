@@ -35,7 +35,7 @@ from keydist.adapters.hook_record import _parse as parse_told
 from keydist.adapters.mints import format_mints, parse_mints
 from keydist.adapters.trail.journal import _parse_shipped as parse_shipped
 from keydist.adapters.trail.spool import _parse as parse_spool
-from keydist.cli.addresses import listening_port, named_servers, servers_of_urls
+from keydist.cli.addresses import homes, listening_port, named_servers, servers_of_urls
 from keydist.cli.audit import _since
 from keydist.cli.policy import _parse as parse_settings
 from keydist.cli.store_config import _named
@@ -110,6 +110,8 @@ def _store_config(text: str) -> None:
         named_servers(lines, port=4222)
     with suppress(KeydistError):
         servers_of_urls(tuple(lines), port=4222)
+    with suppress(KeydistError):
+        homes(lines, port=7422)
     assert 1 <= listening_port("--listen", text) <= 65_535
 
 

@@ -1,4 +1,4 @@
-"""What a nats-server tells about itself over HTTP, without an account: `/varz`, `/connz`, `/jsz`, `/healthz`."""
+"""What a nats-server tells of itself over HTTP, without an account: `/varz`, `/connz`, `/jsz`, `/leafz`, `/healthz`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def meta_group(port: int) -> dict[str, Any]:
     """Return how the server sees the group that leads JetStream: `leader`, and on that one `replicas`."""
     found: dict[str, Any] = (ask(port, "jsz") or {}).get("meta_cluster") or {}
     return found
+
+
+def links(port: int, *, host: str = "127.0.0.1") -> int | None:
+    """Return how many links of regions the server has; None where nobody answers."""
+    answer = ask(port, "leafz", host=host)
+    return None if answer is None else len(answer.get("leafs") or [])
 
 
 def streams(port: int, account: str, *, host: str = "127.0.0.1") -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
-"""Three nats-servers on loopback, started with exactly what `keydist store config --dev-pki` writes: TLS and all."""
+"""Nats-servers on loopback, started with exactly what `keydist store config --dev-pki` writes: TLS and all."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -44,9 +46,22 @@ def run_keydist(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def said_after_handshake(host: str, port: int, context: ssl.SSLContext) -> bytes:
+    """Return what a server says to who has this certificate; nothing where it refuses the handshake."""
+    try:
+        with (
+            socket.create_connection((host, port), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            return secure.recv(4096)
+    except OSError:
+        return b""
+
+
 class Secured:
     """The servers, and their users by name; `directory` is what `--dev-pki` names.
 
+    `more` are further arguments of `store config`, `init` is the command that makes the streams.
     `enter` gives what the command line of a host's server begins with, where it is a host of a `Network`.
     """
 
@@ -57,12 +72,15 @@ class Secured:
         leaders: Iterable[str] = ("lead-1", "lead-2"),
         followers: Iterable[str] = ("node-a", "node-b"),
         hosts: Iterable[str] = HOSTS,
+        more: Iterable[str] = (),
+        init: Iterable[str] = ("store", "init"),
         enter: Callable[[str], Sequence[str]] = lambda _host: (),
     ) -> None:
         self.directory = directory / "pki"
         self.leaders, self.followers, self.hosts = tuple(leaders), tuple(followers), tuple(hosts)
-        self._reserved = [ReservedPort() for _ in range(3)]
-        self.client_port, self.route_port, self.monitor_port = (port.number for port in self._reserved)
+        self._more, self._init = tuple(more), tuple(init)
+        self._reserved = [ReservedPort() for _ in range(4)]
+        self.client_port, self.route_port, self.monitor_port, self.leaf_port = (port.number for port in self._reserved)
         self._servers = [
             ServerProcess(self.directory / host / "nats-server.conf", enter=enter(host)) for host in self.hosts
         ]
@@ -73,7 +91,7 @@ class Secured:
         made = [f"--server={host}={host}:{self.client_port}" for host in self.hosts]
         made += [f"--leader={','.join(self.leaders)}", f"--follower={','.join(self.followers)}"]
         made += [f"--listen={{name}}:{self.client_port}", f"--routes={{name}}:{self.route_port}"]
-        made += [f"--monitor={{name}}:{self.monitor_port}"]
+        made += [f"--monitor={{name}}:{self.monitor_port}", f"--leaf={{name}}:{self.leaf_port}", *self._more]
         return [*made, f"--files-dir={self.directory}/{{name}}", f"--store-dir={self.directory}/{{name}}/store"]
 
     def write(self, *more: str) -> dict[str, Any]:
@@ -87,9 +105,13 @@ class Secured:
         assert token.returncode == 0, token.stderr
         for number in range(len(self.hosts)):
             self.start_server(number)
+        self.make_streams()
+
+    def make_streams(self) -> None:
+        """Make what is missing of the streams, as the operator, once the servers let it."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:  # until the servers have found each other, and a leader of JetStream
-            made = self.keydist("operator", "store", "init")
+            made = self.keydist("operator", *self._init)
             if made.returncode == 0:
                 return
             assert not any(server.has_ended() for server in self._servers), self.logs()
@@ -100,6 +122,14 @@ class Secured:
         """Start one server; it takes clients some time after."""
         self._servers[number].start()
 
+    def lose_everything(self) -> None:
+        """Kill all servers, remove what JetStream keeps, start them again and make the streams."""
+        self._kill()
+        for number, host in enumerate(self.hosts):
+            shutil.rmtree(self.directory / host / "store")
+            self.start_server(number)
+        self.make_streams()
+
     def reload(self) -> None:
         """Let the servers read their configurations again."""
         for server in self._servers:
@@ -107,11 +137,14 @@ class Secured:
 
     def close(self) -> None:
         """Kill all servers and let go of their ports."""
+        self._kill()
+        for port in self._reserved:
+            port.release()
+
+    def _kill(self) -> None:
         for server in self._servers:
             server.signal(signal.SIGKILL)
             server.wait()
-        for port in self._reserved:
-            port.release()
 
     def __enter__(self) -> Self:
         try:

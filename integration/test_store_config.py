@@ -20,11 +20,11 @@ from typing import Any, Final
 import nats.errors
 import pytest
 
+from integration.attacks import ask, everything, leave_traces, of_others, turn_around
 from integration.fleet import become
-from integration.forbidden import API, ASKED, HEADERS, PUBLISHED, SUBSCRIBED, USE, others_of, planted_at
+from integration.forbidden import API, ASKED, PUBLISHED, SUBSCRIBED, USE, others_of
 from integration.nodes import processes
-from integration.secured import Secured
-from integration.user import User
+from integration.secured import Secured, said_after_handshake
 from keydist.adapters.nats.bucket import keyset_stream, problems, records_stream, trail_stream
 from keydist.adapters.nats.credentials import new_seed
 from tests.settled import settled
@@ -42,35 +42,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 def keyed(secured: Secured) -> Secured:
     """The servers with a first keyset, and a record and a trail of somebody else."""
     secured.asked("lead-1", "bootstrap")
-    asyncio.run(leave_traces(secured))
+    asyncio.run(leave_traces(secured, "lead-2", "node-b"))
     return secured
-
-
-async def leave_traces(secured: Secured) -> None:
-    for name in ("lead-2", "node-b"):
-        async with secured.client(name) as client:
-            for subject in (USE.records + name, USE.trail + name):
-                assert "error" not in json.loads(
-                    (await client.request(subject, b"of " + name.encode(), timeout=10)).data
-                )
-
-
-async def ask(client: User, subject: str, **query: object) -> dict[str, Any]:
-    reply = await client.request(subject, json.dumps(query).encode() if query else b"", timeout=10)
-    answer: dict[str, Any] = json.loads(reply.data)
-    return answer
-
-
-async def everything(secured: Secured) -> list[object]:
-    """Return configuration and content of all streams, as the operator reads them."""
-    found: list[object] = []
-    async with secured.client("operator") as operator:
-        for stream in USE.streams:
-            info = await ask(operator, f"{API}.STREAM.INFO.{stream}", subjects_filter=">")
-            state = info["state"]
-            found += [info["config"], {name: state[name] for name in ("messages", "first_seq", "last_seq", "subjects")}]
-            assert not state.get("consumer_count")
-    return found
 
 
 # --- what each role needs -------------------------------------------------------------------------
@@ -172,19 +145,6 @@ async def test_what_a_role_may_not_hear_is_denied(role: str, keyed: Secured) -> 
 # --- what is allowed, turned around: the reply subject ---------------------------------------------
 
 
-async def of_others(secured: Secured, role: str) -> list[object]:
-    """Return the keyset, and records and trails of everybody but the attacker, with what the streams are."""
-    async with secured.client("operator") as operator:
-        found: list[object] = []
-        for stream in USE.streams:
-            info = await ask(operator, f"{API}.STREAM.INFO.{stream}", subjects_filter=">")
-            held = {name: count for name, count in info["state"]["subjects"].items() if not name.endswith(f".{role}")}
-            found += [info["config"], held, info["state"].get("consumer_count", 0)]
-            for subject in held:
-                found.append(await ask(operator, f"{API}.STREAM.MSG.GET.{stream}", last_by_subj=subject))
-        return found
-
-
 @pytest.mark.parametrize("role", ASKED)
 @pytest.mark.parametrize("at", range(3))  # with looser imports it worked on some of the servers only
 async def test_no_reply_subject_reaches_anything(at: int, role: str, keyed: Secured) -> None:
@@ -192,12 +152,7 @@ async def test_no_reply_subject_reaches_anything(at: int, role: str, keyed: Secu
     async with keyed.client("node-b", at=at) as victim, keyed.client(role, at=at) as attacker:
         inbox = await victim.subscribe("_INBOX_node-b.>")
         await settled(victim)
-        for subject, data in ASKED[role].items():
-            for target in planted_at(role):
-                for headers in HEADERS:
-                    await attacker.publish(subject, data, reply=target, headers=headers)
-        for subject, data in ASKED[role].items():  # whatever was sent before them has arrived
-            await attacker.request(subject, data, timeout=10)
+        await turn_around(attacker, role)
         assert attacker.denied == []
         with suppress(nats.errors.TimeoutError):
             planted = await inbox.next_msg(timeout=0.5)
@@ -219,18 +174,6 @@ def test_in_clear_nothing_is_said(keyed: Secured) -> None:
                     said += part
         assert b"INFO" not in said
         assert b"PONG" not in said
-
-
-def said_after_handshake(host: str, port: int, context: ssl.SSLContext) -> bytes:
-    """Return what a server says to who has this certificate; nothing where it refuses the handshake."""
-    try:
-        with (
-            socket.create_connection((host, port), timeout=5) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
-            return secure.recv(4096)
-    except OSError:
-        return b""
 
 
 def no_certificate(secured: Secured) -> ssl.SSLContext:

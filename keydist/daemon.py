@@ -121,7 +121,7 @@ class Daemon:
 
     async def _run_until_told(self, run: _Run) -> _Run | None:
         """Run the agent of a node until a signal, then close its store; return what to run next, None for nothing."""
-        ports = open_ports(run.node.config)
+        ports = open_ports(run.node.config, lasting=True)
         try:
             async with asyncio.TaskGroup() as tasks:
                 agent = self._agent(run.node, ports)

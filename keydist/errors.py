@@ -214,6 +214,12 @@ class UnreachableError(TransientError):
     code = "unreachable"
 
 
+class UnconfirmedError(TransientError):
+    """The store answers and its leader does not: what this node holds is not confirmed to be the latest."""
+
+    code = "unconfirmed"
+
+
 class StoreTimeoutError(TransientError):
     """A server was reached but did not answer in time; whether a write took effect is unknown."""
 

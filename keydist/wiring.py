@@ -123,13 +123,24 @@ def open_store(config: Config, *, seconds: float = _MOST_SECONDS) -> NatsKeysetS
     return NatsKeysetStore(open_connection(config, seconds), bucket=config.nats.bucket, entry=config.nats.entry)
 
 
-def open_ports(config: Config, *, seconds: float = _MOST_SECONDS) -> OpenPorts:
-    """Return the store and the node records, on one connection, as `open_store` does."""
+def open_ports(config: Config, *, seconds: float | None = None, lasting: bool = False) -> OpenPorts:
+    """Return the store and the node records, on one connection, as `open_store` does.
+
+    `seconds`: all of the time that there is. `lasting`: for who connects again and again. Both wait longer for a server
+    that the whole fleet connects to.
+    """
+    from keydist.adapters.nats.connection import LONGEST_CONNECT  # noqa: PLC0415
     from keydist.adapters.nats.records import NatsNodeRecords  # noqa: PLC0415 - not needed from disk
     from keydist.adapters.nats.store import NatsKeysetStore  # noqa: PLC0415
     from keydist.adapters.nats.trail import NatsTrailStream  # noqa: PLC0415
 
-    connection, names = open_connection(config, seconds), config.nats
+    connection = open_connection(
+        config,
+        _MOST_SECONDS if seconds is None else seconds,
+        longest=LONGEST_CONNECT if lasting else seconds,
+        until=None if seconds is None else SystemClock().monotonic() + seconds,
+    )
+    names = config.nats
     return OpenPorts(
         store=NatsKeysetStore(connection, bucket=names.bucket, entry=names.entry),
         records=NatsNodeRecords(connection, bucket=names.bucket),
@@ -216,8 +227,10 @@ def auditor(node: Machine, told: Callable[[KeydistError | None], None], waiting:
     return JournalAuditor(journal(node), node.clock, who, told, waiting)
 
 
-def open_connection(config: Config, seconds: float) -> Connection:
-    """Return a connection, which is made at its first request. Needs a running event loop."""
+def open_connection(
+    config: Config, seconds: float, *, longest: float | None = None, until: float | None = None
+) -> Connection:
+    """Return a connection, which is made at its first request; see `Connection`. Needs a running event loop."""
     from keydist.adapters.nats.connection import Connection, Server  # noqa: PLC0415 - not needed from disk
 
     server = Server(
@@ -228,7 +241,7 @@ def open_connection(config: Config, seconds: float) -> Connection:
         tls=config.nats.tls,
     )
     patience = max(_LEAST_SECONDS, min(_MOST_SECONDS, seconds))
-    return Connection(server, connect_seconds=patience, request_seconds=patience)
+    return Connection(server, connect_seconds=patience, request_seconds=patience, longest_connect=longest, until=until)
 
 
 def run_bootstrap(node: Machine, *, seconds: float, notifier: Notifier) -> Outcome:

@@ -13,14 +13,16 @@ from typing import Any, Final, NamedTuple
 
 from keydist.adapters.dev_pki import Pair, authority, issue
 from keydist.adapters.file_set import Wanted
-from keydist.adapters.nats.accounts import User, Users, accounts, check_name
+from keydist.adapters.nats.accounts import User, Users, accounts, check_name, region_accounts
 from keydist.adapters.nats.credentials import new_seed, public_nkey
 from keydist.adapters.nats.permissions import subjects
-from keydist.adapters.nats.server_config import ServerFiles, ServerPlace, server_configuration
+from keydist.adapters.nats.server_config import Home, ServerFiles, ServerPlace, server_configuration
+from keydist.adapters.nats.server_text import render
 from keydist.errors import ConfigError, UsageError
 
 CONFIGURATION: Final = "nats-server.conf"
 SEED: Final = "user.nk"
+LINK: Final = "link.conf"
 SERVER_CA: Final = "server-ca.pem"
 CLIENT_CA: Final = "client-ca.pem"
 _CA_FOLDER: Final = "ca"
@@ -60,7 +62,11 @@ class Named(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is asked for; in addresses and the servers' directories `{name}` and `{host}` stand for a server's own."""
+    """What is asked for; in addresses and the servers' directories `{name}` and `{host}` stand for a server's own.
+
+    `links` are the regions that home takes, at `leaf`. With `region` the servers and followers are a region's: `home`
+    is where it links to, and leaders only ask it for the living.
+    """
 
     cluster: str
     bucket: str
@@ -75,17 +81,30 @@ class Layout(NamedTuple):
     files_dir: str
     store_dir: str
     client_certificates: bool
+    links: tuple[Named, ...] = ()
+    leaf: str = ""
+    region: str | None = None
+    home: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Named, ...]:
+        """Who connects to these servers as a client, the operator first."""
+        return (self.operator, *(self.leaders if self.region is None else ()), *self.followers)
 
     @property
     def named(self) -> tuple[Named, ...]:
-        """All users, the operator first."""
-        return (self.operator, *self.leaders, *self.followers)
+        """All users of these servers, the operator first."""
+        return (*self.nodes, *self.links)
 
 
 def configurations(layout: Layout, users: Users) -> dict[str, str]:
     """Return the configuration of each server, by its name. Raises `ConfigError`."""
-    made = accounts(users, subjects(layout.bucket, layout.entry))
+    use = subjects(layout.bucket, layout.entry)
+    asking = tuple(named.name for named in (*layout.leaders, layout.operator))
+    made = accounts(users, use) if layout.region is None else region_accounts(users, use, asking)
     route_port = layout.routes.rpartition(":")[2]
+    # Servers refuse a link between two clusters of one name.
+    cluster = layout.cluster if layout.region is None else f"{layout.cluster}-{layout.region}"
 
     def text(server: Server) -> str:
         def filled(pattern: str) -> str:
@@ -98,6 +117,8 @@ def configurations(layout: Layout, users: Users) -> dict[str, str]:
             route_listen=filled(layout.routes),
             monitor=filled(layout.monitor),
             routes=tuple(f"{peer.name}:{route_port}" for peer in layout.servers if peer != server),
+            leaf_listen=filled(layout.leaf) if layout.links else None,
+            home=Home(layout.region, layout.home, LINK) if layout.region is not None else None,
         )
         files = filled(layout.files_dir)
         tls = ServerFiles(
@@ -106,7 +127,7 @@ def configurations(layout: Layout, users: Users) -> dict[str, str]:
             client_ca=f"{files}/{CLIENT_CA}" if layout.client_certificates else None,
             route_ca=f"{files}/{SERVER_CA}",
         )
-        return server_configuration(place, made, cluster=layout.cluster, tls=tls)
+        return server_configuration(place, made, cluster=cluster, tls=tls)
 
     return {server.name: text(server) for server in layout.servers}
 
@@ -136,7 +157,13 @@ def users_of(layout: Layout, seeds: Mapping[str, str]) -> Users:
             )
         return User(named.name, nkey)
 
-    return Users(user(layout.operator), tuple(map(user, layout.leaders)), tuple(map(user, layout.followers)))
+    first, *others = map(user, layout.named)
+    known = {one.name: one for one in (first, *others)}
+
+    def held_by(some: tuple[Named, ...]) -> tuple[User, ...]:
+        return tuple(known[named.name] for named in some if named.name in known)
+
+    return Users(first, held_by(layout.leaders), held_by(layout.followers), held_by(layout.links))
 
 
 def seeds_of(layout: Layout, read: Read, random: Callable[[int], bytes] | None) -> dict[str, str]:
@@ -151,12 +178,17 @@ def seeds_of(layout: Layout, read: Read, random: Callable[[int], bytes] | None) 
     return seeds
 
 
-def wanted_files(layout: Layout, seeds: Mapping[str, str]) -> list[Wanted]:
-    """Return each server's configuration, and the seeds before them. Raises `ConfigError`, `UsageError`."""
+def wanted_files(layout: Layout, seeds: Mapping[str, str], link: bytes | None = None) -> list[Wanted]:
+    """Return each server's configuration, and the seeds before them. Raises `ConfigError`, `UsageError`.
+
+    `link` is the seed of a region's link, where it is there.
+    """
     _check_folders(layout)
     texts = configurations(layout, users_of(layout, seeds))
+    secret = render({"nkey": link.decode("ascii", "replace").strip()}).encode() if link is not None else b""
     return [
         *(Wanted(f"{name}/{SEED}", seed.encode("ascii", "replace"), is_secret=True) for name, seed in seeds.items()),
+        *(Wanted(f"{name}/{LINK}", secret, is_secret=True) for name in texts if secret),
         *(Wanted(f"{name}/{CONFIGURATION}", text.encode("utf-8")) for name, text in texts.items()),
     ]
 
@@ -190,7 +222,7 @@ def dev_files(layout: Layout, read: Read, now: int) -> list[Wanted]:
         made = issue(cas["server"], server.name, hosts=hosts, **there(f"{server.name}/server"), now=now)
         wanted += _pair(f"{server.name}/server", made)
         wanted += [Wanted(f"{server.name}/{kind}-ca.pem", ca.certificate) for kind, ca in cas.items()]
-    for number, named in enumerate(layout.named):
+    for number, named in enumerate(layout.nodes):
         if layout.client_certificates:
             made = issue(cas["client"], named.name, hosts=(), **there(f"{named.name}/client"), now=now)
             wanted += _pair(f"{named.name}/client", made)

@@ -1,4 +1,4 @@
-"""What names a server on the command line of `keydist store config`: where its peers and its clients reach it."""
+"""What names a server on the command line of `keydist store config`, to its peers, its clients and a region."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _MAX_PORT: Final = 65_535
 _HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 _ADDRESS: Final = rf"{_HOST}|\[[0-9A-Fa-f:.]{{2,45}}\]"
 _SERVER: Final = re.compile(rf"({_HOST})(?:=({_ADDRESS})(?::([0-9]{{1,5}}))?)?", re.ASCII)
+_HOME: Final = re.compile(rf"({_ADDRESS})(?::([0-9]{{1,5}}))?", re.ASCII)
 _URL: Final = re.compile(rf"(?:nats|tls)://({_HOST})(?::([0-9]{{1,5}}))?", re.ASCII)
 _PLACE: Final = re.compile(r"([0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]|\{name\}|\{host\}):([0-9]{1,5})", re.ASCII)
 
@@ -42,6 +43,21 @@ def named_servers(texts: list[str], *, port: int) -> tuple[Server, ...]:
                 found=ascii(text)[:80],
             )
         found.append(Server(match[1], (match[2] or match[1]).strip("[]"), int(match[3] or port)))
+    return tuple(found)
+
+
+def homes(texts: list[str], *, port: int) -> tuple[str, ...]:
+    """Return where a region links to, each with its port. Raises `UsageError`."""
+    found = []
+    for text in texts:
+        match = _HOME.fullmatch(text)
+        if match is None or not _is_host(match[1]) or not _is_port(match[2] or str(port)):
+            raise UsageError(
+                "--home is not well formed",
+                expected="HOST[:PORT], an IPv6 address in brackets",
+                found=ascii(text)[:80],
+            )
+        found.append(f"{match[1]}:{match[2] or port}")
     return tuple(found)
 
 

@@ -54,6 +54,9 @@ def init(
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, max=5, help="Copies (default: 3 in a NATS cluster, else 1).")
     ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="On a region's servers: the mirror of the bucket at home, and that alone.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,6 +71,8 @@ def init(
         async def ensure() -> tuple[bool, list[str]]:
             opened = wiring.open_ports(node.config)
             try:
+                if mirror:
+                    return await opened.store.ensure_mirror(replicas=replicas)
                 made, problems = await opened.store.ensure_bucket(replicas=replicas)
                 made_records, more = await opened.records.ensure_bucket(replicas=replicas)
                 made_trail, still_more = False, list[str]()

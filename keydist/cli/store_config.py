@@ -21,6 +21,7 @@ _DEV_SERVERS: Final = ["nats-1=127.0.0.1:4222", "nats-2=127.0.0.1:4223", "nats-3
 _DEV_LEADERS: Final = ["lead-1"]
 _DEV_FOLLOWERS: Final = ["node-a", "node-b"]
 _CLIENT_PORT: Final = 4222
+_LEAF_PORT: Final = 7422
 _WIDTH: Final = len("replaced")
 
 
@@ -77,6 +78,20 @@ def store_config(
     monitor: Annotated[
         str, typer.Option("--monitor", metavar="ADDRESS", help="Where a server answers health checks.")
     ] = "127.0.0.1:8222",
+    link: Annotated[
+        list[str] | None,
+        typer.Option("--link", metavar="REGION[=NKEY]", help="A region that may link to these servers."),
+    ] = None,
+    leaf: Annotated[
+        str, typer.Option("--leaf", metavar="ADDRESS", help="Where a server listens for regions' links.")
+    ] = "0.0.0.0:7422",
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="NAME", help="The servers and followers are this region's.")
+    ] = None,
+    home: Annotated[
+        list[str] | None,
+        typer.Option("--home", metavar="HOST[:PORT]", help="Where a region links to; again for more servers."),
+    ] = None,
     cluster: Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Instead of cluster:.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that differ; never a seed or a private key.")
@@ -92,10 +107,13 @@ def store_config(
 
     def work() -> int:
         from keydist.adapters.store_files import Layout  # noqa: PLC0415 - what it needs, no other command does
-        from keydist.cli.addresses import listening_port  # noqa: PLC0415
+        from keydist.cli.addresses import homes, listening_port  # noqa: PLC0415
 
         _check_options(out=out, dev_pki=dev_pki, seeds=seeds, force=force, files_dir=files_dir, store_dir=store_dir)
-        port, *_ = map(listening_port, ("--listen", "--routes", "--monitor"), (listen, routes, monitor))
+        listening = {"--listen": listen, "--routes": routes, "--monitor": monitor, "--leaf": leaf}
+        port, *_ = (listening_port(option, address) for option, address in listening.items())
+        linked = homes(home or [], port=_LEAF_PORT)
+        _check_region(region, linked, link)
         name = cluster or ("dev" if dev_pki is not None and config is None else None)
         settings = configured(config, {"cluster": name} if name else {})
         is_default = dev_pki is not None and not (leader or follower)
@@ -113,6 +131,10 @@ def store_config(
             files_dir=files_dir,
             store_dir=store_dir,
             client_certificates=client_certificates,
+            links=_named(link or []),
+            leaf=leaf,
+            region=region,
+            home=linked,
         )
         directory = dev_pki if dev_pki is not None else out
         if directory is None:
@@ -143,6 +165,17 @@ def _check_options(
             raise UsageError(
                 f"{option} is a place on the server's machine", expected="an absolute path", found=ascii(path)[:80]
             )
+
+
+def _check_region(region: str | None, home: tuple[str, ...], link: list[str] | None) -> None:
+    from keydist.adapters.nats.accounts import check_name  # noqa: PLC0415 - as above
+
+    if (region is None) != (not home):
+        raise UsageError("--region and --home go together", fix="name both: the region, and where it links to")
+    if region is not None:
+        check_name(region)
+        if link:
+            raise UsageError("a region takes no links", fix="--link is for the servers at home")
 
 
 def _named(texts: list[str]) -> tuple[Named, ...]:
@@ -190,13 +223,14 @@ class _Files(NamedTuple):
 
 def _wanted(layout: Layout, directory: str, *, seeds: bool, dev: bool) -> _Files:
     from keydist.adapters.file_set import read_file  # noqa: PLC0415 - as above
-    from keydist.adapters.store_files import dev_files, removed_users, seeds_of, wanted_files  # noqa: PLC0415
+    from keydist.adapters.store_files import SEED, dev_files, removed_users, seeds_of, wanted_files  # noqa: PLC0415
 
     def read(path: str, secret: bool) -> bytes | None:
         return read_file(directory, path, secret=secret)
 
     held = seeds_of(layout, read, SystemEntropy().random if seeds or dev else None)
-    wanted = wanted_files(layout, held)
+    link = read(f"{layout.region}/{SEED}", True) if layout.region is not None else None  # noqa: FBT003 - a secret
+    wanted = wanted_files(layout, held, link)
     removed = removed_users(wanted, read)
     return _Files([*dev_files(layout, read, SystemClock().now()), *wanted] if dev else wanted, removed)
 
@@ -239,7 +273,8 @@ def _tell_next(directory: str, layout: Layout, wanted: list[Wanted], states: lis
     elif dev:
         tell("keydist: next, with the servers running:")
         tell(f"  keydist token generate --out {directory}/token")
-        tell(f"  keydist store init --config {directory}/{layout.operator.name}/keydist.yaml")
-        for one in (*layout.leaders[:1], *layout.followers[:1]):
+        mirror = "" if layout.region is None else " --mirror"
+        tell(f"  keydist store init{mirror} --config {directory}/{layout.operator.name}/keydist.yaml")
+        for one in (*layout.leaders[:1], *layout.followers[:1]) if layout.region is None else layout.followers[:1]:
             tell(f"  keydist bootstrap --config {directory}/{one.name}/keydist.yaml")
         tell("  and so on for each node")

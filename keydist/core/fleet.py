@@ -48,16 +48,18 @@ class NodeState(StrEnum):
     FORKED = "forked"
 
 
-def sighted(fleet: Fleet, record: Record, *, now: float, superseded: frozenset[str] = frozenset()) -> Fleet:
-    """Return the fleet after a record was read at `now`; one that is repeated or late changes nothing.
+def is_news(fleet: Fleet, record: Record, *, superseded: frozenset[str] = frozenset()) -> bool:
+    """Tell whether a record takes its place in a fleet: one that is repeated or late does not.
 
     A record under a `superseded` token takes no other's place, and gives way to any other whatever its counter says.
     """
-    who = (record.node, record.instance, record.machine)
-    before = fleet.get(who)
-    if before is not None and _rank(record, superseded) <= _rank(before.record, superseded):
-        return fleet
-    return {**fleet, who: Sighting(record=record, rose=now)}
+    before = fleet.get(who_of(record))
+    return before is None or _rank(record, superseded) > _rank(before.record, superseded)
+
+
+def who_of(record: Record) -> Who:
+    """Return who wrote a record."""
+    return record.node, record.instance, record.machine
 
 
 def _rank(record: Record, superseded: frozenset[str]) -> tuple[bool, int]:

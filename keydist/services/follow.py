@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from keydist.core.restart import InStore, Role
-from keydist.errors import ConflictError, KeydistError, TransientError
+from keydist.errors import ConflictError, KeydistError, TransientError, UnconfirmedError
 from keydist.services.defect import defect
 from keydist.services.pace import Backoff, jittered
 
@@ -28,7 +28,7 @@ _REFUSED_PAUSE: Final = 15.0
 _SPREAD: Final = 1 / 3
 _LEADER_RESYNC: Final = 5.0
 """Who may put a lost keyset back looks so often: not every loss is told, nor ends a connection."""
-_LOOK_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 90.0
 """What one look takes at the most, where servers take connections and do not answer."""
 _ANSWERED: Final = frozenset(InStore) - {InStore.UNREACHABLE, InStore.FORBIDDEN}
 
@@ -85,7 +85,8 @@ async def _look(reconciler: Reconciler, present: Present) -> bool | None:
         present.alarm("store", *outcome.alarms)
         if outcome.found in _ANSWERED:
             return None
-        return outcome.found is InStore.UNREACHABLE
+        # Where any replica answers, nothing is missed meanwhile: a region that is cut off does not ask all the time.
+        return outcome.found is InStore.UNREACHABLE and not _is_unconfirmed(outcome)
     present.take(reconciler.local, found=None, how="from-disk")
     damage = reconciler.local.damage
     present.alarm("store", alarm, *(() if damage is None else (damage,)))
@@ -100,6 +101,10 @@ async def _attempted(reconciler: Reconciler) -> Outcome:
     except ConflictError:
         reconciler.refresh()
         return await reconciler.attempt()
+
+
+def _is_unconfirmed(outcome: Outcome) -> bool:
+    return any(isinstance(alarm, UnconfirmedError) for alarm in outcome.alarms)
 
 
 def _why(present: Present) -> str:

@@ -19,6 +19,7 @@ from keydist.errors import (
     StoreLostError,
     TransientError,
     TrustError,
+    UnconfirmedError,
     WrongTokenError,
 )
 from keydist.ports import Clock, KeysetStore
@@ -102,6 +103,22 @@ def lost(seen: Observation) -> StoreLostError:
         expected="the keyset of this node",
         found=WHY_ABSENT.get(seen.found, seen.found.value),
         fix="a leader that has it puts it back: keydist bootstrap, or keydist store republish",
+    )
+
+
+def unconfirmed(seen: Observation) -> KeydistError:
+    """Return the failure of a read from the stream's leader, where a read from any replica told what this node holds.
+
+    Without an answer nothing is wrong with the keyset; only that it is the latest is not confirmed.
+    """
+    if seen.found is not InStore.UNREACHABLE:
+        return seen.error or lost(seen)
+    return UnconfirmedError(
+        "the store answers, but not the leader of its stream: this node's epoch is not confirmed",
+        expected="an answer of the stream's leader",
+        found=seen.error.message if seen.error else "none",
+        fix="a stream without a leader has one within seconds; in a region, mend the link to home. This node verifies,"
+        " and mints for the lease since its last confirmation",
     )
 
 

@@ -31,7 +31,7 @@ from keydist.errors import (
     WaitTimeoutError,
 )
 from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, told_once, with_following
-from keydist.services.observe import WHY_ABSENT, Observation, confirmation, lost, on_disk
+from keydist.services.observe import WHY_ABSENT, Observation, confirmation, lost, on_disk, unconfirmed
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
@@ -151,7 +151,7 @@ class Reconciler:
             if seen.found is InStore.SAME:
                 alarms += self._keep_confirmation(seen)
             elif seen.accepted is None:
-                alarms += (seen.error or lost(seen),)
+                alarms += (unconfirmed(seen),)
         if failure is not None:  # a start finishes what can be finished
             return self._start(*alarms, how=how if taken else "from-disk")._replace(changed=taken)
         return self._taken(how, alarms)
@@ -186,7 +186,7 @@ class Reconciler:
         if seen.accepted is not None:
             return await self._accept(seen, "retrieved", confirmed=True)
         if seen.found is not InStore.SAME:
-            return self._start(seen.error or lost(seen), how="unchanged")
+            return self._start(unconfirmed(seen), how="unchanged")
         return self._start(*self._keep_confirmation(seen), how="unchanged")
 
     def _keep_confirmation(self, seen: Observation) -> tuple[KeydistError, ...]:

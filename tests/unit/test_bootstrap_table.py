@@ -810,7 +810,7 @@ def test_what_a_late_replica_shows_is_caught_up_from_the_leader(disk: str, scene
 
 
 @pytest.mark.parametrize("disk", ["nothing", "valid"])
-@pytest.mark.parametrize(("fault", "code"), [(Fault.FORBIDDEN, "forbidden"), (Fault.TIMEOUT, "store-timeout")], ids=str)
+@pytest.mark.parametrize(("fault", "code"), [(Fault.FORBIDDEN, "forbidden"), (Fault.TIMEOUT, "unconfirmed")], ids=str)
 def test_a_follower_that_cannot_confirm_has_its_keyset_and_an_alarm(
     disk: str, fault: Fault, code: str, scene: Scene
 ) -> None:

@@ -239,6 +239,59 @@ def test_each_keydist_yaml_is_one_that_keydist_reads_and_names_files_that_are_th
     assert len(listened) == 4
 
 
+# --- regions ---------------------------------------------------------------------------------------
+
+
+def test_home_takes_a_regions_link_and_the_region_takes_over_its_seed(node: CliNode, out: Path, tmp_path: Path) -> None:
+    node.configure(nats={"servers": ["tls://nats-1.example:4333"]})
+    assert node.run("store", "config", "--out", str(out), "--seeds", *NAMED, "--link", "eu").code == 0
+    home = (out / "nats-1.example" / "nats-server.conf").read_text("utf-8")
+    seed = (out / "eu" / "user.nk").read_text("ascii")
+    assert f'nkey: "{public_nkey(seed)}"' in home
+    assert 'listen: "0.0.0.0:7422"' in home
+    region = tmp_path / "region"
+    for folder in (region, region / "eu"):
+        folder.mkdir(mode=0o700)
+    (region / "eu" / "user.nk").write_text(seed, encoding="ascii")
+    (region / "eu" / "user.nk").chmod(0o600)
+    named = ("--leader", "lead-1", "--operator", f"operator={OP}", "--follower", f"eu-1={NODE}")
+    placed = ("--region", "eu", "--home", "nats-1.example", "--server", "eu-nats.example")
+    assert node.run("store", "config", "--out", str(region), *named, *placed).code == 0
+    text = (region / "eu-nats.example" / "nats-server.conf").read_text("utf-8")
+    secret = region / "eu-nats.example" / "link.conf"
+    assert 'urls: ["tls://nats-1.example:7422"]' in text
+    assert re.search(r'^ping_interval: "5s"', text, re.MULTILINE), "a silent link is given up"
+    assert not re.search(r"^ping_interval", home, re.MULTILINE), "home's clients are not pinged for that"
+    assert 'include "link.conf"' in text
+    assert seed.strip() not in text
+    assert (secret.read_text("ascii"), stat.S_IMODE(secret.stat().st_mode)) == (f'nkey: "{seed.strip()}"\n', 0o600)
+    assert '"_INBOX_lead-1.>"' in text, "a leader at home is answered"
+
+
+@pytest.mark.parametrize(
+    ("named", "linked"),
+    [
+        ("nats-1.example", "nats-1.example:7422"),
+        ("nats-1.example:7000", "nats-1.example:7000"),
+        ("192.0.2.1", "192.0.2.1:7422"),
+        ("[2001:db8::1]", "[2001:db8::1]:7422"),
+        ("[2001:db8::1]:7000", "[2001:db8::1]:7000"),
+    ],
+)
+def test_a_region_links_to_a_name_or_an_address(named: str, linked: str, node: CliNode) -> None:
+    node.configure(nats={"servers": ["tls://nats-1.example:4333"]})
+    done = node.run("store", "config", *NAMED, "--region", "eu", "--home", named)
+    assert (done.code, f'urls: ["tls://{linked}"]' in done.out) == (0, True)
+
+
+def test_a_regions_servers_are_a_cluster_of_their_own_name_since_one_of_homes_is_refused_the_link(
+    node: CliNode, out: Path
+) -> None:
+    named = (*NAMED, "--cluster", "prod", "--server", "n1", "--server", "n2", "--out", str(out))
+    assert node.run("store", "config", *named, "--region", "eu", "--home", "nats-1.example").code == 0
+    assert 'name: "prod-eu"' in (out / "n1" / "nats-server.conf").read_text("utf-8")
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 SEED = seed_of("exposed")
@@ -268,6 +321,14 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a listening port": ((*NAMED, "--listen", "127.0.0.1:70000"), 2, "--listen is no address"),
     "a relative place": ((*NAMED, "--files-dir", "tls"), 2, "--files-dir"),
     "a place with a line feed": ((*NAMED, "--store-dir", "/a\nb"), 78, "nats-server configuration"),
+    "a region without a home": ((*NAMED, "--region", "eu"), 2, "go together"),
+    "a home without a region": ((*NAMED, "--home", "a"), 2, "go together"),
+    "a home's port": ((*NAMED, "--region", "eu", "--home", "a:70000"), 2, "--home is not well formed"),
+    "a home that looks like an address": ((*NAMED, "--region", "eu", "--home", "10.0.0.300"), 2, "--home is not well"),
+    "a home's IPv6 address without brackets": ((*NAMED, "--region", "eu", "--home", "fe80::1"), 2, "in brackets"),
+    "where links are taken": ((*NAMED, "--link", "eu", "--leaf", "0.0.0.0:0"), 2, "--leaf is no address"),
+    "a dotted region": ((*NAMED, "--region", "e.u", "--home", "a"), 78, "name of a node"),
+    "a region that takes links": ((*NAMED, "--region", "eu", "--home", "a", "--link", "us"), 2, "takes no links"),
     "an unknown cluster": ((*NAMED, "--cluster", "a b"), 78, "cluster"),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from keydist.core.fleet import (
+    Fleet,
     NodeState,
     Sighting,
     ahead,
@@ -15,10 +16,11 @@ from keydist.core.fleet import (
     forgotten,
     holds,
     is_live,
+    is_news,
     lacking,
     live,
-    sighted,
     view,
+    who_of,
 )
 from keydist.core.record import Record
 from tests.material import OTHER_LINEAGE, OTHER_TOKEN, Change, chain, extend, first, make_fleet, make_record, noise
@@ -26,6 +28,13 @@ from tests.material import OTHER_LINEAGE, OTHER_TOKEN, Change, chain, extend, fi
 LINE = chain(70)
 MINE = LINE[68]
 PEER = make_record(MINE)
+
+
+def sighted(fleet: Fleet, record: Record, *, now: float, superseded: frozenset[str] = frozenset()) -> Fleet:
+    """Return the fleet after a record was read, as its reader keeps it."""
+    if not is_news(fleet, record, superseded=superseded):
+        return fleet
+    return {**fleet, who_of(record): Sighting(record=record, rose=now)}
 
 
 @pytest.mark.parametrize(

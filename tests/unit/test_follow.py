@@ -147,6 +147,25 @@ def test_a_refusal_is_looked_at_again_less_often_and_heals_once_it_is_granted() 
     run_virtually(main())
 
 
+def test_where_replicas_answer_and_the_leader_does_not_it_is_not_asked_all_the_time() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.bucket.put(ONE.envelope)
+        member = cluster.member("a")
+        member.store.fail_always("read_leader", Fault.UNREACHABLE)
+        async with following(member) as present:
+            await passes(600)
+            assert present.held == ONE
+            assert codes(present) == ["unconfirmed"]
+            assert max(pauses(member)) <= 15
+            assert sum(pauses(member)[-40:]) / 40 > 4
+            member.store.heal()
+            await passes(15)
+            assert codes(present) == []
+
+    run_virtually(main())
+
+
 def test_beside_notices_the_store_is_looked_at_between_30_and_60_seconds() -> None:
     async def main() -> None:
         cluster = Cluster()

@@ -100,7 +100,7 @@ def test_each_deviation_is_one_line(name: str) -> None:
 
 
 def test_every_member_that_matters_is_checked() -> None:
-    assert set(DEVIATIONS) | {"deny_purge"} == set(streams._WHY)
+    assert set(DEVIATIONS) | {"deny_purge", "mirror"} == set(streams._WHY)
     wanted = streams.keyset_stream("x", replicas=1)
     assert len(streams.problems({}, wanted)) >= 7
 
@@ -115,6 +115,14 @@ def test_more_replicas_than_wanted_are_fine() -> None:
     wanted = streams.keyset_stream("x", replicas=3)
     assert streams.problems(wanted | {"num_replicas": 5}, wanted) == []
     assert len(streams.problems(wanted | {"num_replicas": 1}, wanted)) == 1
+
+
+def test_a_regions_mirror_is_the_keysets_stream_read_from_home_and_told_of_where_it_is() -> None:
+    mirror, keyset = streams.mirror_stream("x", replicas=1), streams.keyset_stream("x", replicas=1)
+    assert mirror["mirror"]["name"] == keyset["name"]
+    assert {name for name in mirror.keys() | keyset if mirror.get(name) != keyset.get(name)} == {"subjects", "mirror"}
+    (line,) = streams.problems(keyset, mirror)
+    assert line.startswith("mirror: found None, expected")
 
 
 @pytest.mark.parametrize("name", ["num_replicas", "storage", "subjects"])

@@ -446,3 +446,39 @@ async def test_a_denied_notice_leaves_the_waiting_a_wait(start_server: StartServ
         await made.wait_for_notice("keydist.changed.signing-key", 0.05)
         await made.wait_for_notice("keydist.changed.signing-key", 0.05)
         assert (await made.request("nobody.there")).status == 503
+
+
+# --- a server that a whole fleet connects to ------------------------------------------------------
+
+
+async def seconds_until_failure(made: Connection) -> float:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(UnreachableError):
+        await made.connect()
+    return loop.time() - begun
+
+
+async def test_who_waited_in_vain_waits_longer_the_next_time_up_to_a_limit_and_anew_after_success() -> None:
+    async with listener(b"", bytearray()) as url:
+        made = Connection(Server(urls=(url,), node="n1"), connect_seconds=0.2, longest_connect=0.5)
+        waited = [await seconds_until_failure(made) for _ in range(4)]
+    assert [0.2 <= waited[0] < 0.4, 0.4 <= waited[1] < 0.5, *(0.5 <= one < 0.9 for one in waited[2:])] == [True] * 4
+    made._server = Server(urls=("nats://127.0.0.1:1",), node="n1")
+    assert await seconds_until_failure(made) < 0.2, "who is refused need not wait"
+    assert made._patience == 0.5
+
+
+async def test_a_connection_that_stands_makes_the_patience_short_again(start_server: StartServer) -> None:
+    made = Connection(Server(urls=(start_server().url,), node="n1"), connect_seconds=5, longest_connect=60)
+    made._patience = 40
+    await made.connect()
+    await made.close()
+    assert made._patience == 5
+
+
+async def test_who_has_only_so_much_time_does_not_wait_longer_than_that() -> None:
+    async with listener(b"", bytearray()) as url:
+        until = asyncio.get_running_loop().time() + 0.5
+        made = Connection(Server(urls=(url,), node="n1"), connect_seconds=3, longest_connect=30, until=until)
+        assert await seconds_until_failure(made) < 2

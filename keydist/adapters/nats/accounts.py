@@ -1,9 +1,8 @@
-"""The accounts of a keydist cluster: one for the keys, one for leaders, one for followers, by the pattern that holds.
+"""The accounts of a keydist cluster: for the keys, leaders, followers and regions' links, by the pattern that holds.
 
 A request's reply subject is not checked by the server, so in the account of the streams a permission to ask is one to
-write, to purge and to delete. Leaders and followers therefore import what they may do, and a reply subject names a
-subject of their own account, where no stream listens. How the imports are written decides whether that holds:
-docs/nats.md.
+write, to purge and to delete. All others therefore import what they may do, and a reply subject names a subject of
+their own account, where no stream listens. How the imports are written decides whether that holds: docs/nats.md.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ from keydist.adapters.nats.permissions import (
     Permissions,
     Subjects,
     follower,
+    inbox,
     leader,
+    mirror_operator,
     operator,
 )
+from keydist.adapters.nats.regions import MIRRORED, flow, link, mappings_here, mappings_home, mirroring, ways
 from keydist.adapters.nats.server_text import Because
 from keydist.errors import ConfigError
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 KEYS: Final = "KEYS"
 LEADERS: Final = "LEADERS"
 FLEET: Final = "FLEET"
+LINKS: Final = "LINKS"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NKEY: Final = re.compile(r"U[A-Z2-7]{55}", re.ASCII)
 _SEED: Final = re.compile(r"S[A-Z2-7]{57}", re.ASCII)
@@ -42,6 +45,11 @@ _LEADERS_HEAD: Final = """\
 The leaders. They reach nothing of the keys' account but what is imported below. The server does not check the reply
 subject of a request: in the account of the streams, who may ask could have the answer delete them."""
 _FOLLOWERS_HEAD: Final = "The followers, in the same way and with less."
+_LINKS_HEAD: Final = """\
+The links of the regions, in the same way: whoever holds a region's secrets is a follower of many names here."""
+_LINK_HEAD: Final = "What comes by a region's link, and what it stands for: a link can ask nothing else of JetStream."
+_HOME_HEAD: Final = "What goes home, and its name on the link: JetStream's own subjects do not cross it."
+_MIRROR_HEAD: Final = "The operator, in the only account with JetStream and the link to home."
 _WILDCARD: Final = "A service, with a wildcard, not renamed: every other form let users overwrite what is not theirs."
 _RENAMED: Final = "renamed: under its own name it does not work across accounts"
 
@@ -54,16 +62,17 @@ class User(NamedTuple):
 
 
 class Users(NamedTuple):
-    """Everybody who may connect."""
+    """Everybody who may connect; `links` are regions' servers."""
 
     operator: User
     leaders: tuple[User, ...]
     followers: tuple[User, ...]
+    links: tuple[User, ...] = ()
 
     @property
     def everybody(self) -> tuple[User, ...]:
         """All of them, the operator first."""
-        return (self.operator, *self.leaders, *self.followers)
+        return (self.operator, *self.leaders, *self.followers, *self.links)
 
 
 def check_name(name: str) -> str:
@@ -99,17 +108,18 @@ def check_nkey(name: str, text: str) -> str:
 
 
 class _Import(NamedTuple):
-    """What an account imports of the keys' account, and why; `to`: under another name."""
+    """What an account imports of the keys' account or another, and why; `to`: under another name."""
 
     subject: str
     why: str
     to: str | None = None
     kind: str = "service"
+    account: str = KEYS
 
     def rendered(self) -> Because:
         """Return it as the importing account has it."""
         renamed = {} if self.to is None else {"to": self.to}
-        return Because({self.kind: {"account": KEYS, "subject": self.subject}} | renamed, self.why)
+        return Because({self.kind: {"account": self.account, "subject": self.subject}} | renamed, self.why)
 
 
 def _for_all(use: Subjects) -> list[_Import]:
@@ -138,6 +148,21 @@ def _for_followers(use: Subjects) -> list[_Import]:
     return [_Import(f"{use.trail_last}*", f"the end of its own trail. {_WILDCARD}")]
 
 
+def _for_links(users: Users, use: Subjects) -> list[_Import]:
+    stands = [_Import(way.subject, way.why, way.link) for way in (*ways(use), mirroring(use)) if "*" not in way.link]
+    askers = [(KEYS, users.operator), *((LEADERS, user) for user in users.leaders)]
+    return [
+        *stands,
+        _Import(f"{use.records}*", f"its nodes' records. {_WILDCARD}"),
+        _Import(f"{use.trail}*", f"its nodes' audit trails. {_WILDCARD}"),
+        _Import(f"{use.trail_last}*", f"the ends of its nodes' trails. {_WILDCARD}"),
+        _Import(flow(use), "how fast the mirror reads"),
+        _Import(MIRRORED, "what the mirror reads", kind="stream"),
+        *(_Import(WHO, "hears who asks for the living", kind="stream", account=one) for one in (LEADERS, KEYS)),
+        *(_Import(inbox(user.name).subject, "answers that", account=one) for one, user in askers),
+    ]
+
+
 def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     """Return the member `accounts` of a nats-server configuration. Raises `ConfigError` for names and nkeys.
 
@@ -145,26 +170,68 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     """
     _check(users)
     imported = {LEADERS: [*_for_all(use), *_for_leaders(use)], FLEET: [*_for_all(use), *_for_followers(use)]}
+    if users.links:
+        imported[LINKS] = _for_links(users, use)
     in_keys = _users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes")
     in_leaders = _users(users.leaders, leader, use, "a leader: writes the keyset")
-    in_fleet = _users(users.followers, follower, use, "a follower: reads the keyset")
-    return {
+    made: dict[str, Any] = {
         KEYS: {
             "jetstream": {"max_streams": Because(len(use.streams), f"{', '.join(use.streams)}, and nothing else")},
             "users": Because(in_keys, _OPERATOR_HEAD),
-            "exports": _exports(imported),
+            "exports": _exports(KEYS, imported),
             "imports": [_asks(LEADERS, "the operator's question reaches leaders, and by them followers")],
         },
         LEADERS: {
             "users": Because(in_leaders, _LEADERS_HEAD),
-            "exports": [_answers(KEYS)],
+            "exports": [_answers(KEYS), *_exports(LEADERS, imported)],
             "imports": [*_rendered(imported[LEADERS]), _asks(FLEET, "a leader's question reaches followers")],
         },
         FLEET: {
-            "users": Because(in_fleet, _FOLLOWERS_HEAD),
+            "users": _followers(users, use),
             "exports": [_answers(LEADERS)],
             "imports": _rendered(imported[FLEET]),
         },
+    }
+    if users.links:
+        made[LINKS] = _links(users, use, imported[LINKS])
+    return made
+
+
+def _followers(users: Users, use: Subjects) -> Because:
+    return Because(_users(users.followers, follower, use, "a follower: reads the keyset"), _FOLLOWERS_HEAD)
+
+
+def _links(users: Users, use: Subjects, imported: list[_Import]) -> dict[str, Any]:
+    asking = tuple(user.name for user in (*users.leaders, users.operator))
+
+    def of_region(_name: str, use: Subjects) -> Permissions:
+        return link(use, asking)
+
+    return {
+        "mappings": Because(mappings_home(use), _LINK_HEAD),
+        "users": Because(_users(users.links, of_region, use, "a region's link to home"), _LINKS_HEAD),
+        "imports": _rendered(imported),
+    }
+
+
+def region_accounts(users: Users, use: Subjects, asking: tuple[str, ...]) -> dict[str, Any]:
+    """Return the member `accounts` of a region's servers; `asking` are the users at home who ask for the living.
+
+    What followers may do is what they may do at home. Raises `ConfigError` for names and nkeys.
+    """
+    _check(users)
+    why = "hears who asks at home; as a stream, since of a service home would be told that somebody listens"
+    answered = [_Import(inbox(check_name(name)).subject, "answers that") for name in asking]
+    imported = [*_for_all(use), *_for_followers(use), _Import(WHO, why, kind="stream"), *answered]
+    in_keys = _users((users.operator,), mirror_operator, use, "the operator: makes the mirror")
+    return {
+        KEYS: {
+            "jetstream": {"max_streams": Because(1, f"the mirror of {use.streams[0]}, and nothing else")},
+            "mappings": Because(mappings_here(use), _HOME_HEAD),
+            "users": Because(in_keys, _MIRROR_HEAD),
+            "exports": _exports(KEYS, {FLEET: imported}),
+        },
+        FLEET: {"users": _followers(users, use), "imports": _rendered(imported)},
     }
 
 
@@ -172,12 +239,13 @@ def _rendered(imported: list[_Import]) -> list[object]:
     return [one.rendered() for one in imported]
 
 
-def _exports(imported: dict[str, list[_Import]]) -> list[object]:
-    """Return what the keys' account lets others import, each with the accounts that do."""
+def _exports(account: str, imported: dict[str, list[_Import]]) -> list[object]:
+    """Return what an account lets others import, each with the accounts that do."""
     whose: dict[tuple[str, str], list[str]] = {}
-    for account, several in imported.items():
+    for other, several in imported.items():
         for one in several:
-            whose.setdefault((one.kind, one.subject), []).append(account)
+            if one.account == account:
+                whose.setdefault((one.kind, one.subject), []).append(other)
     return [{kind: subject, "accounts": allowed} for (kind, subject), allowed in whose.items()]
 
 

@@ -16,7 +16,8 @@ NO_MESSAGE: Final = 10037
 NO_STREAM: Final = 10059
 NAME_IN_USE: Final = 10058
 WRONG_LAST: Final = frozenset({10071, 10164})
-NO_PEERS: Final = frozenset({10005, 10074})
+NOT_CLUSTERED: Final = 10074
+NO_PEERS: Final = frozenset({10005, NOT_CLUSTERED})
 NOT_FOUND: Final = 404
 NOBODY: Final = 503
 _JETSTREAM_OFF: Final = frozenset({10039, 10076})
@@ -30,7 +31,7 @@ def parse_answer(reply: Reply, *, most_bytes: int = _MOST_BYTES, most_members: i
         raise UnreachableError(
             "NATS answers, but JetStream does not",
             expected="JetStream in this account",
-            fix="start nats-server with JetStream enabled (-js), and check the account's imports",
+            fix="start nats-server with JetStream enabled (-js), check the account's imports, a region's link to home",
         )
     data = reply.data
     # More than any answer holds, and what nests too deep for those who print it.

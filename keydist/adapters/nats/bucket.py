@@ -17,6 +17,9 @@ IMPORTED_READ: Final = "keydist.current"
 """The read from the stream's leader as other accounts import it: see `renamed`."""
 IMPORTED_INFO: Final = "keydist.info"
 """How a stream is, as other accounts import it: `<IMPORTED_INFO>.<stream>`."""
+HOME: Final = "keydist.home"
+"""What a region asks of home goes below it; see `regions`."""
+HOME_API: Final = f"{HOME}.api"
 _NANOSECONDS: Final = 1_000_000_000
 _SHOWN: Final = 120
 """How much is shown of what a server says."""
@@ -39,6 +42,15 @@ def records_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
     return _stream(
         bucket, replicas=replicas, republish={"src": f"$KV.{bucket}.*", "dest": NODES + ".{{wildcard(1)}}"}
     ) | {"max_age": RECORD_AGE_SECONDS * _NANOSECONDS}
+
+
+def mirror_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
+    """Return the configuration of a region's mirror of the keyset's stream: the same, but that nobody writes to it.
+
+    It tells of changes itself, once it has them: who is told by home could read what the mirror does not have yet.
+    """
+    kept = {name: value for name, value in keyset_stream(bucket, replicas=replicas).items() if name != "subjects"}
+    return kept | {"mirror": {"name": stream_name(bucket), "external": {"api": HOME_API, "deliver": ""}}}
 
 
 def _stream(bucket: str, *, replicas: int, republish: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +101,7 @@ def trail_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
 
 _WHY: Final[dict[str, str]] = {
     "subjects": "the bucket's own subjects only",
+    "mirror": "a mirror of the bucket at home",
     "storage": "file storage, or a restart of the server loses the key",
     "discard": "discard new: nothing that was stored is pushed out",
     "max_msgs_per_subject": "one message a subject in a bucket, all of them in an audit trail",

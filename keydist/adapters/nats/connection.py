@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
+LONGEST_CONNECT: Final = 60.0
+"""For who connects all the time anyway, and need not tell anybody soon that it could not."""
+_LAST_SECONDS: Final = 1.0
 _SPREAD_SECONDS: Final = 0.05
 _NOTICE_SECONDS: Final = 0.2
 
@@ -45,10 +48,23 @@ class Connection:
     """At most one link at a time; whoever asks while it is made shares what comes of it."""
 
     def __init__(
-        self, server: Server, *, connect_seconds: float = CONNECT_SECONDS, request_seconds: float = REQUEST_SECONDS
+        self,
+        server: Server,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        request_seconds: float = REQUEST_SECONDS,
+        longest_connect: float | None = None,
+        until: float | None = None,
     ) -> None:
+        """Connect within `connect_seconds`; where those are over, within twice as many, up to `longest_connect`.
+
+        A server that a whole fleet connects to serves all of them at once: who gives up early begins again, behind
+        everybody, and so does everybody. After `until` (monotonic) nobody waits for more than a second.
+        """
         self._server = server
-        self._connect_seconds = connect_seconds
+        self._connect_seconds = self._patience = connect_seconds
+        self._longest_connect = connect_seconds if longest_connect is None else longest_connect
+        self._until = until
         self._request_seconds = request_seconds
         self._link: Link | None = None
         self._connecting = asyncio.Lock()
@@ -78,14 +94,20 @@ class Connection:
     async def _dial(self) -> Link:
         await self.close()
         self._failure = None
+        loop = asyncio.get_running_loop()
+        begun, seconds = loop.time(), self._patience
+        if self._until is not None:
+            seconds = min(seconds, max(_LAST_SECONDS, self._until - begun))
         try:
-            link = await Link.dialled(self._server, seconds=self._connect_seconds, on_end=self._changed.set)
+            link = await Link.dialled(self._server, seconds=seconds, on_end=self._changed.set)
         except KeydistError as exc:
             self._failure = exc
+            if loop.time() >= begun + seconds:
+                self._patience = min(2 * self._patience, max(self._patience, self._longest_connect))
             raise
         finally:
             self._tries += 1
-        self._link = link
+        self._link, self._patience = link, self._connect_seconds
         if self._waiting:  # for a notice, while another request made the connection: it may have missed some
             self._changed.set()
         return link

@@ -9,6 +9,7 @@ from keydist.adapters.nats.answers import (
     NAME_IN_USE,
     NO_PEERS,
     NO_STREAM,
+    NOT_CLUSTERED,
     description,
     error_code,
     parse_answer,
@@ -55,8 +56,9 @@ async def ensure_stream(
         found = info.get("config")
         return False, problems(found if isinstance(found, dict) else {}, config(replicas or 1))
     count = replicas or (_CLUSTER_REPLICAS if connection.is_clustered else 1)
-    wanted = config(count)
-    answer = parse_answer(await connection.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps(wanted).encode()))
+    answer = await _create(connection, name, config(count))
+    if replicas is None and error_code(answer) == NOT_CLUSTERED:  # a server with a link names a cluster too
+        answer = await _create(connection, name, config(1))
     code = error_code(answer)
     if code == NAME_IN_USE:  # somebody else made it meanwhile
         return False, []
@@ -68,3 +70,7 @@ async def ensure_stream(
         )
     raise_error(answer)
     return True, []
+
+
+async def _create(connection: Connection, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    return parse_answer(await connection.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps(config).encode()))

@@ -40,7 +40,7 @@ class Permissions(NamedTuple):
 
 
 class Subjects(NamedTuple):
-    """The subjects of one keyset's buckets and audit trail.
+    """The subjects of one keyset's buckets and audit trail, and the bucket's name.
 
     A node's record is `records` + its name, its trail `trail` + its name, the end of that `trail_last` + its name.
     """
@@ -58,6 +58,7 @@ class Subjects(NamedTuple):
     trail_last: str
     trail_get: str
     streams: tuple[str, str, str]
+    bucket: str
 
 
 def subjects(bucket: str = "keydist", entry: str = "signing-key") -> Subjects:
@@ -78,6 +79,7 @@ def subjects(bucket: str = "keydist", entry: str = "signing-key") -> Subjects:
         trail_last=f"{_API}.DIRECT.GET.{trail}.{own_trail}",
         trail_get=f"{_API}.DIRECT.GET.{trail}",
         streams=(keyset, records, trail),
+        bucket=bucket,
     )
 
 
@@ -112,6 +114,20 @@ def operator(name: str, use: Subjects) -> Permissions:
             Allowed(CHANGES_HEARD, "hears that the keyset changed"),
             Allowed(RECORDS_HEARD, "hears node records as they are written"),
         ),
+        answers=False,
+    )
+
+
+def mirror_operator(name: str, use: Subjects) -> Permissions:
+    """Return what the operator may do in a region: make the mirror, and read it."""
+    keyset = use.streams[0]
+    return Permissions(
+        publish=(
+            Allowed(use.info, "how the mirror is configured, and what it holds"),
+            Allowed(f"{_API}.STREAM.CREATE.{keyset}", "keydist store init --mirror makes it"),
+            Allowed(use.direct_get, "a read of the keyset from the mirror; it is sealed"),
+        ),
+        subscribe=(inbox(name), Allowed(CHANGES_HEARD, "hears that the keyset changed")),
         answers=False,
     )
 

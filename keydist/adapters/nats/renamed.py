@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keydist.adapters.nats.answers import NOBODY
 from keydist.adapters.nats.bucket import IMPORTED_INFO, IMPORTED_READ
 from keydist.errors import ForbiddenError
 
@@ -24,15 +23,16 @@ class Renamed:
         self._name, self._other = own, imported
 
     async def ask(self, query: bytes = b"") -> Reply:
-        """Ask, and return the answer. Raises `ForbiddenError` where neither name may be used, and as `request`."""
+        """Ask, and return the answer. Raises `ForbiddenError` where neither name may be used, and as `request`.
+
+        Where one may be used and nobody is there to answer, as in a region without its link, that is the answer.
+        """
         try:
             return await self._connection.read(self._name, query)
         except ForbiddenError as forbidden:
             try:
                 reply = await self._connection.read(self._other, query)
             except ForbiddenError:
-                raise forbidden from None
-            if reply.status == NOBODY:  # nothing is imported: what was denied is the matter
                 raise forbidden from None
             self._name, self._other = self._other, self._name
             return reply

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from keydist.adapters.nats.server_text import Because, render
+from keydist.adapters.nats.accounts import KEYS
+from keydist.adapters.nats.server_text import Because, Include, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 SYNCED: Final = "always"
 _MEMORY: Final = 64 << 20
 _DISK: Final = 1 << 30
-_HANDSHAKE_SECONDS: Final = 10
+_HANDSHAKE_SECONDS: Final = 30
 _PING_SECONDS: Final = 2
+_LINK_PING_SECONDS: Final = 5
 _UNANSWERED: Final = 2
 
 _HEAD: Final = """\
@@ -32,8 +34,19 @@ class ServerFiles(NamedTuple):
     route_ca: str
 
 
+class Home(NamedTuple):
+    """Where a region's servers link to (host:port), the region's name, and the file that says who they are there."""
+
+    region: str
+    links: tuple[str, ...]
+    link_file: str = "link.conf"
+
+
 class ServerPlace(NamedTuple):
-    """One server: its name, where it listens (host:port), its peers' routes (host:port) and where it keeps things."""
+    """One server: its name, where it listens (host:port), its peers' routes (host:port) and where it keeps things.
+
+    `leaf_listen`: where it takes regions' links. `home`: it is a region's, and links to there.
+    """
 
     name: str
     store_dir: str
@@ -42,6 +55,8 @@ class ServerPlace(NamedTuple):
     monitor: str
     routes: tuple[str, ...] = ()
     log_file: str | None = None
+    leaf_listen: str | None = None
+    home: Home | None = None
 
 
 def server_configuration(
@@ -68,6 +83,12 @@ def server_configuration(
         configuration["tls"] = _client_tls(tls)
     if place.routes:
         configuration["cluster"] = _cluster(place, cluster, tls)
+    if place.leaf_listen is not None or place.home is not None:
+        configuration["leafnodes"] = _leafnodes(place, tls)
+    if place.home is not None:
+        why = "a link that is cut off in silence is given up within 15 s, not minutes; clients are asked as often"
+        configuration["ping_interval"] = Because(f"{_LINK_PING_SECONDS}s", why)
+        configuration["ping_max"] = _UNANSWERED
     configuration["accounts"] = accounts
     return f"{_HEAD}\n{render(configuration)}"
 
@@ -80,6 +101,8 @@ def _jetstream(place: ServerPlace, sync_interval: str | None) -> dict[str, Any]:
             _DISK, "keyset and records stay small; the audit trail's stream has a limit of 512 MiB"
         ),
     }
+    if place.home is not None:
+        jetstream["domain"] = Because(place.home.region, "a JetStream of its own, beside that at home")
     if sync_interval is not None:
         why = "each write is on disk before it is acknowledged; by default a power failure loses two minutes"
         jetstream["sync_interval"] = Because(sync_interval, why)
@@ -122,3 +145,22 @@ def _cluster(place: ServerPlace, name: str, tls: ServerFiles | None) -> dict[str
             "follower's certificate would be enough to join as a server, and write anything.",
         )
     return cluster
+
+
+def _leafnodes(place: ServerPlace, tls: ServerFiles | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    if tls is not None:
+        files = {"cert_file": tls.cert_file, "key_file": tls.key_file, "ca_file": tls.route_ca}
+        taken = {"verify": True, "timeout": _HANDSHAKE_SECONDS} if place.home is None else {}
+        shown["tls"] = files | {"handshake_first": True} | taken
+    if place.home is None:
+        why = "a region's servers show a certificate of the servers' CA, and are a user by their nkey all the same"
+        return {"listen": Because(place.leaf_listen, why), "no_advertise": True, **shown}
+    scheme = "nats-leaf" if tls is None else "tls"
+    remote = {
+        "urls": [f"{scheme}://{link}" for link in place.home.links],
+        "account": KEYS,
+        "nkey": Include(place.home.link_file),
+        **shown,
+    }
+    return {"remotes": Because([remote], f"{place.home.link_file}, beside this file, holds the nkey's seed, a secret")}

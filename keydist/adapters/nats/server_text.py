@@ -22,13 +22,27 @@ class Because(NamedTuple):
     why: str
 
 
+class Include(NamedTuple):
+    """A file whose members belong here: its path, from the configuration's directory. For a secret."""
+
+    path: str
+
+
 def render(tree: Mapping[str, object]) -> str:
     """Return a configuration as text. Raises `ConfigError` for text with control characters."""
     return "\n".join(_members(tree, "")) + "\n"
 
 
 def _members(tree: Mapping[str, object], indent: str) -> list[str]:
-    return [line for name, value in tree.items() for line in _lines(value, indent, f"{name}: ")]
+    return [
+        line
+        for name, value in tree.items()
+        for line in ([_included(value, indent)] if isinstance(value, Include) else _lines(value, indent, f"{name}: "))
+    ]
+
+
+def _included(file: Include, indent: str) -> str:
+    return f"{indent}include {_scalar(file.path)}"
 
 
 def _lines(value: object, indent: str, head: str) -> list[str]:
@@ -59,7 +73,7 @@ def _on_one_line(value: object) -> str | None:
         return None
     shown = []
     for head, item in parts:
-        inner = None if isinstance(item, Because) else _on_one_line(item) or _leaf(item)
+        inner = None if isinstance(item, Because | Include) else _on_one_line(item) or _leaf(item)
         if inner is None:
             return None
         shown.append(head + inner)

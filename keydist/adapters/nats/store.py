@@ -144,6 +144,10 @@ class NatsKeysetStore:
         """Make or check the keyset's bucket: whether it was made, and what is wrong with it."""
         return await ensure_bucket(self._connection, self._bucket, streams.keyset_stream, replicas=replicas)
 
+    async def ensure_mirror(self, *, replicas: int | None) -> tuple[bool, list[str]]:
+        """Make or check a region's mirror of the bucket: whether it was made, and what is wrong with it."""
+        return await ensure_bucket(self._connection, self._bucket, streams.mirror_stream, replicas=replicas)
+
     async def close(self) -> None:
         """Let go of the connection; see `KeysetStore`."""
         await self._connection.close()

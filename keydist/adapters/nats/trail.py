@@ -104,5 +104,5 @@ class NatsTrailStream:
         return BucketMissingError(
             message,
             expected=f"stream {self._stream}",
-            fix="make it with: keydist store init; a follower's account must import the subject: docs/audit.md",
+            fix="make it with: keydist store init; a follower's account must import it, a region be linked to home",
         )
