@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -48,12 +48,15 @@ def revoke(parted: Parted) -> int:
     As an operator does, who runs the command again where NATS elected for longer than a command waits.
     """
     kid = parted.held(LEADER).keyset.active.kid
-    for _ in range(_TRIES):
+
+    def command() -> tuple[int, dict[str, Any]]:
         process = parted.command(LEADER, "key", "revoke", kid, "--reason", "a test", "--yes")
         answer = json.loads(process.communicate()[0])
-        if process.returncode != NOT_YET:
-            break
-    assert answer.get("revoked") == [kid], answer
+        return process.returncode, answer
+
+    tries = (command() for _ in range(_TRIES))
+    code, answer = next((one for one in tries if one[0] != NOT_YET), (NOT_YET, {}))
+    assert (code, answer.get("revoked")) == (0, [kid]), answer
     epoch: int = answer["epoch"]
     return epoch
 
