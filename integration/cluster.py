@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
@@ -28,6 +28,7 @@ from nats.aio.client import Client
 from integration import monitor
 from integration.accounts import OPERATOR, Ports, write_users
 from integration.nodes import Node
+from integration.opened import Opened
 from integration.server_process import ReservedPort, ServerProcess
 from integration.user import User, connect
 from keydist.adapters.nats.accounts import KEYS, accounts
@@ -42,7 +43,7 @@ _ASK_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.05
 
 
-class Cluster:
+class Cluster(Opened):
     """So many servers with one operator (`op`), leaders and followers; `directory` holds all that they keep.
 
     `sync_interval` is nats-server's: "always" syncs every write, None leaves it to the server (two minutes).
@@ -96,17 +97,6 @@ class Cluster:
         for port in self._reserved:
             port.release()
         self._reserved, self._ports = [], []
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _configure(self) -> None:
         self._reserved = [ReservedPort() for _ in range(3 * self._count)]

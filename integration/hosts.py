@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from integration.machine import NATS_SERVER
 from integration.machines import Machines
+from integration.opened import Opened
 
 DESK: Final = "desk"
 SERVERS: Final = ("nats-1", "nats-2", "nats-3")
@@ -55,7 +56,7 @@ done
 """
 
 
-class Hosts:
+class Hosts(Opened):
     """All hosts of the page; `home` is that of the administrator on the desk, `folder` where its commands are typed."""
 
     def __init__(self, directory: Path) -> None:
@@ -70,18 +71,15 @@ class Hosts:
         files = dict.fromkeys(SERVERS, server) | dict.fromkeys(NODES, node)
         self.machines = Machines(directory / "machines", files)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Boot the machines and put the administrator's programs in place."""
         for place in (self.home, self._entries, self._programs):
             place.mkdir(parents=True)
-        self.machines.__enter__()
-        try:
-            self._furnish()
-        except BaseException:
-            self.machines.close()
-            raise
-        return self
+        self.machines.start()
+        self._furnish()
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the machines."""
         self.machines.close()
 
     def _furnish(self) -> None:

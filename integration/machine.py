@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import Final, NoReturn
 
 import pytest
 
+from integration.opened import Opened
 from keydist.adapters.embedded import find_server
 
 PYTHON: Final = "/opt/keydist/python"
@@ -66,7 +67,7 @@ def cannot(why: str) -> NoReturn:
 _numbers: Final = itertools.count(1)
 
 
-class Machine:
+class Machine(Opened):
     """One machine; `files` stand in it from the start, by path; mode 0600 where the content is bytes, 0755 for scripts.
 
     It counts as booted once all that it starts has started; with `patient=False` also while something still waits.
@@ -112,17 +113,10 @@ class Machine:
 
     # --- life ----------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        try:
-            self.open()
-            self.switch_on()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def start(self) -> None:
+        """Make the machine and switch it on."""
+        self.open()
+        self.switch_on()
 
     def open(self) -> None:
         """Make the machine; it is off."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from integration.machine import NATS_SERVER, PYTHON, PYTHONPATH, Machine
 from integration.machines import Machines
+from integration.opened import Opened
 from integration.secured import run_keydist
 from integration.units import STATE, TOKEN_FILE, Node, installed
 from tests.material import TOKEN
@@ -62,7 +63,7 @@ def make_buckets(machine: Machine) -> None:
     machine.until(lambda: machine.run(*init, check=False).returncode == 0, "the buckets")
 
 
-class MachineCluster:
+class MachineCluster(Opened):
     """The machines by what they are: `nats`, and `nodes` by name, of which `LEADER` leads."""
 
     def __init__(self, directory: Path) -> None:
@@ -79,12 +80,13 @@ class MachineCluster:
 
     # --- life ----------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        self.machines.__enter__()
+    def start(self) -> None:
+        """Make the machines; they are off."""
+        self.machines.start()
         self.nodes = {name: Node(self.machines[name]) for name in (LEADER, *FOLLOWERS)}
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the machines."""
         self.machines.close()
 
     @property

@@ -13,9 +13,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from integration.machine import Machine
+from integration.opened import Opened
 
 _SUBNET: Final = "10.77.0"
 _BRIDGE: Final = "machines"
@@ -43,7 +44,7 @@ ExecStart=ip link set lo up
 _TARGET: Final = "/etc/systemd/system/machine.target.d/network.conf"
 
 
-class Machines(Mapping[str, Machine]):
+class Machines(Opened, Mapping[str, Machine]):
     """Machines by name, each with its files; all but those in `off` are booted, at the same time."""
 
     def __init__(
@@ -64,18 +65,8 @@ class Machines(Mapping[str, Machine]):
 
     # --- life ----------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(self) -> None:
+    def start(self) -> None:
+        """Make the network and all machines, and boot them."""
         command = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "sh", "-c", _SCRIPT]
         self._network = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._network.stdout is not None

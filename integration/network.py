@@ -17,16 +17,18 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import pytest
+
+from integration.opened import Opened
 
 _NET: Final = 0x40000000  # CLONE_NEWNET
 _NAMESPACES: Final = Path("/run/netns")
 _RULES: Final = "bridge switch passing"
 
 
-class Network:
+class Network(Opened):
     """The switch, and a host for each name, with addresses that no other process's network has."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
@@ -36,19 +38,12 @@ class Network:
         self._numbers = {name: number for number, name in enumerate(hosts, 2)}
         self._subnet = f"10.{100 + os.getpid() // 250 % 100}.{os.getpid() % 250}"
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Make all of it. Skips the test where the kernel or the container does not let it."""
         try:
             self._make()
         except subprocess.CalledProcessError as exc:
-            self.close()
             pytest.skip(f"no network namespaces here: {exc.stderr.strip()}")
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _make(self) -> None:
         # In a namespace of its own: what filters this machine's packets filters those of its bridges too.

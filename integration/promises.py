@@ -18,6 +18,7 @@ from itertools import cycle
 from typing import Final, Self
 
 from integration.fleet import Fleet, live_epoch
+from integration.hurried import LEEWAY, LIFETIME, settings
 from integration.tally import Rejected, Tally
 from integration.traffic import AUDIENCE, ISSUER, Application, Minted
 from keydist import Verifier
@@ -27,25 +28,8 @@ from keydist.core.token import BootstrapToken
 from keydist.errors import InvalidJwtError, KeydistError
 from tests.material import TOKEN
 
-LIFETIME, LEEWAY, PROPAGATION, LEASE = 5, 1, 4, 8
-# As in test_rotation, which says why; the lease is short, so that retired keys go while a test runs (after
-# G + L + λ = 14 s). A node that reads no store for so long stops minting, which is promised too.
-SETTINGS: Final[dict[str, object]] = {
-    "issuer": ISSUER,
-    "heartbeat": "1s",
-    "resync": "1s",
-    "rotation": {"every": "4s"},
-    "policy": {
-        "propagation": f"{PROPAGATION}s",
-        "freshness": "1s",
-        "stale_read": "0s",
-        "jwks_max_age": "1s",
-        "max_lifetime": f"{LIFETIME}s",
-        "mint_lease": f"{LEASE}s",
-        "leeway": f"{LEEWAY}s",
-        "skew": "0s",
-    },
-}
+# The lease is short, so that retired keys go while a test runs, after 14 s.
+SETTINGS: Final = settings(every=4, lease=8)
 _PAUSE: Final = 0.04
 _STALE: Final = 0.5
 """So long after it changed, whoever reads a disk has seen it."""

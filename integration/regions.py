@@ -14,17 +14,18 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from integration.fleet import Member
 from integration.nodes import Node
+from integration.opened import Opened
 from integration.secured import Secured
 from integration.wire import Wire
 
 HOME: Final = "home"
 
 
-class Regions:
+class Regions(Opened):
     """The servers by the name of their place, the wires by that of the region, and the nodes by their own."""
 
     def __init__(
@@ -46,21 +47,18 @@ class Regions:
         self.wires: dict[str, Wire] = {}
         self._members: dict[str, Member] = {}
 
-    def __enter__(self) -> Self:
-        try:
-            for name in self.places | self._regions:
-                (self._directory / name).mkdir()
-            home = self._stack.enter_context(self.places[HOME])
-            for number, (name, followers) in enumerate(self._regions.items(), start=2):
-                self.wires[name] = self._stack.enter_context(Wire(home.leaf_port))
-                self.places[name] = self._region(name, followers, f"127.0.0.{number}")
-                self._stack.enter_context(self.places[name])
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+    def start(self) -> None:
+        """Start home, then each region with its link."""
+        for name in self.places | self._regions:
+            (self._directory / name).mkdir()
+        home = self._stack.enter_context(self.places[HOME])
+        for number, (name, followers) in enumerate(self._regions.items(), start=2):
+            self.wires[name] = self._stack.enter_context(Wire(home.leaf_port))
+            self.places[name] = self._region(name, followers, f"127.0.0.{number}")
+            self._stack.enter_context(self.places[name])
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End agents and servers."""
         self.end_agents()
         self._stack.close()
 

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import yaml
 
 from integration import monitor
 from integration.nodes import Node
+from integration.opened import Opened
 from integration.server_process import ReservedPort, ServerProcess
 from integration.user import User, connect
 from keydist.adapters.config import TlsConfig
@@ -58,7 +59,7 @@ def said_after_handshake(host: str, port: int, context: ssl.SSLContext) -> bytes
         return b""
 
 
-class Secured:
+class Secured(Opened):
     """The servers, and their users by name; `directory` is what `--dev-pki` names.
 
     `more` are further arguments of `store config`, `init` is the command that makes the streams.
@@ -145,17 +146,6 @@ class Secured:
         for server in self._servers:
             server.signal(signal.SIGKILL)
             server.wait()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def logs(self) -> str:
         """Return what all servers logged."""

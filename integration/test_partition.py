@@ -18,9 +18,10 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from integration.hurried import LEEWAY, LIFETIME
 from integration.parted import OVERDUE, SERVERS, Cut, Parted, spread
 from integration.tally import outside_of
-from integration.test_rotation import LEEWAY, LIFETIME, SETTINGS
+from integration.test_rotation import SETTINGS
 from integration.traffic import Traffic
 
 ROUNDS: Final = int(os.environ.get("KEYDIST_TEST_PARTITIONS", "1"))

@@ -25,6 +25,7 @@ from integration import history
 from integration.cluster import Cluster
 from integration.fleet import Fleet
 from integration.history import USE, descends
+from integration.hurried import LEEWAY, LIFETIME, PROPAGATION, settings
 from integration.tally import Tally, outside_of
 from integration.traffic import AUDIENCE, ISSUER, Traffic
 from integration.trouble import Trouble
@@ -42,30 +43,9 @@ FAULT_ROTATIONS: Final = int(os.environ.get("KEYDIST_TEST_FAULT_ROTATIONS", "2")
 REVOCATIONS: Final = int(os.environ.get("KEYDIST_TEST_REVOCATIONS", "5"))
 SEED: Final = int(os.environ.get("KEYDIST_TEST_SEED") or random.randrange(2**32))
 
-# A key is published for D before it signs. V, R and A could be less than whole seconds only as 0: R is (no server is
-# paused here, and one that was killed answers no more), and so is S (one machine has one clock). V and A are 1 s, and
-# D is 2 s more than their sum, as whole seconds may each be nearly one longer or shorter than they say.
-# A retired key goes after R + G + L + λ + 4S = 46 s, which is 12 rotations: fewer than the 16 that are kept. G outlives
-# any fault. V is no more than the pause between two confirmations: a node keeps the promise by knowing a key before it
-# signs, not by V, which only says when 'unknown' means 'invalid' and from whom a JWK Set may be taken. So a busy
-# machine breaks nothing; with so short a V the outside verifier may find nobody to ask, which is counted as blind.
-PROPAGATION, LIFETIME, LEEWAY, LEASE = 4, 5, 1, 40
-SETTINGS: Final[dict[str, object]] = {
-    "issuer": ISSUER,
-    "heartbeat": "1s",
-    "resync": "1s",
-    "rotation": {"every": "1s"},
-    "policy": {
-        "propagation": f"{PROPAGATION}s",
-        "freshness": "1s",
-        "stale_read": "0s",
-        "jwks_max_age": "1s",
-        "max_lifetime": f"{LIFETIME}s",
-        "mint_lease": f"{LEASE}s",
-        "leeway": f"{LEEWAY}s",
-        "skew": "0s",
-    },
-}
+LEASE: Final = 40
+"""It outlives any fault. A retired key goes after R + G + L + λ + 4S = 46 s, 12 rotations: fewer than the 16 kept."""
+SETTINGS: Final = settings(every=1, lease=LEASE)
 LEADERS: Final = ("lead-1", "lead-2")
 FOLLOWERS: Final = tuple(f"f-{number:02}" for number in range(20))
 _ENOUGH: Final = 2_000

@@ -49,13 +49,7 @@ def config_file(found: File | None, *, path: str, reader: int) -> Verdict:
     if found is None:
         return fine(f"no file at {path}: everything comes from the environment")
     if found.uid not in (0, reader):
-        return failed(
-            UnsafeFileError,
-            f"{path} belongs to a user who does not run keydist",
-            expected=f"owner 0 or {reader}",
-            found=f"owner {found.uid}",
-            fix=f"read it through, then: chown root {path}",
-        )
+        return _of_another(found, path, reader=reader, fix=f"read it through, then: chown root {path}")
     if found.mode & _OTHERS_WRITE:
         return failed(
             UnsafeFileError,
@@ -198,13 +192,8 @@ def secret_file(found: File | None, *, path: str, setting: str, reader: int) -> 
     if found is None:
         return None
     if found.uid not in (0, reader):
-        return failed(
-            UnsafeFileError,
-            f"{setting}: {path} belongs to a user who does not run keydist",
-            expected=f"owner 0 or {reader}",
-            found=f"owner {found.uid}",
-            fix=f"replace the credentials if that user should not have had them, then: chown {reader} {path}",
-        )
+        fix = f"replace the credentials if that user should not have had them, then: chown {reader} {path}"
+        return _of_another(found, f"{setting}: {path}", reader=reader, fix=fix)
     if found.mode & _ALL_BUT_GROUP_READS:
         return failed(
             UnsafeFileError,
@@ -214,3 +203,13 @@ def secret_file(found: File | None, *, path: str, setting: str, reader: int) -> 
             fix=f"if nobody else could read it: chmod {found.mode & ~_ALL_BUT_GROUP_READS:04o} {path}; else replace it",
         )
     return _unreadable(found, path, reader=reader, others=_GROUP_READS)
+
+
+def _of_another(found: File, what: str, *, reader: int, fix: str) -> Verdict:
+    return failed(
+        UnsafeFileError,
+        f"{what} belongs to a user who does not run keydist",
+        expected=f"owner 0 or {reader}",
+        found=f"owner {found.uid}",
+        fix=fix,
+    )
