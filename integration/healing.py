@@ -17,7 +17,8 @@ def heal(cluster: Cluster, *, servers: int = 3) -> list[str]:
     """Bring all servers back to health, with the buckets; return what it took beside that, none where all is as usual.
 
     A server whose copy of a stream contradicts the others' (it was put back alone) may need another start, and where
-    no two agree, everything must be begun anew. keydist does not mind: a leader puts the keyset back.
+    no two agree, everything must be begun anew, of one version: servers of two versions, all of them empty, were once
+    not whole after half a minute. keydist does not mind: a leader puts the keyset back.
     """
     took: list[str] = []
     for number in range(servers):
@@ -32,6 +33,8 @@ def heal(cluster: Cluster, *, servers: int = 3) -> list[str]:
             took.append("started again")
     if _has_buckets(cluster) and all(_is_well(cluster, number) for number in range(servers)):
         return took
+    for number in range(servers):
+        cluster.use(number, None)
     cluster.wipe_all()
     asyncio.run(cluster.make_buckets())
     return [*took, "begun anew"]

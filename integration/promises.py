@@ -19,7 +19,8 @@ from typing import Final, Self
 
 from integration.fleet import Fleet, live_epoch
 from integration.hurried import LEEWAY, LIFETIME, settings
-from integration.tally import Rejected, Tally
+from integration.misled import misled
+from integration.tally import Tally
 from integration.traffic import AUDIENCE, ISSUER, Application, Minted
 from keydist import Verifier
 from keydist.core.accept import Demands, Held, open_held
@@ -206,9 +207,11 @@ class Promises:
 
     def _judge_rejections(self) -> None:
         """P6: in a planned rotation nothing is rejected. What an emergency breaks, it breaks on purpose."""
-        excused = self._emergency_kids()
-        tally = self._application.tally
-        found = Counter({one: number for one, number in tally.rejected.items() if not _is_excused(one, excused)})
+        excused, tally = self._emergency_kids(), self._application.tally
+        found = Counter({one: number for one, number in tally.rejected.items() if one.kid not in excused})
+        if found:
+            lost = list(misled(self._fleet, self.history))
+            found = Counter({one: n for one, n in found.items() if not any(node.excuses(one) for node in lost)})
         for one, number in found.items():
             self._tell(f"P6: {one.node} rejected {number} JWTs of {one.kid}: {one.reason}")
         if found:
@@ -222,7 +225,3 @@ class Promises:
             if revoked - kids:
                 kids |= revoked | {held.keyset.active.kid}
         return kids
-
-
-def _is_excused(one: Rejected, kids: set[str]) -> bool:
-    return one.kid in kids
