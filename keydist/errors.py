@@ -269,7 +269,7 @@ class UnavailableError(TransientError):
 
 
 class BucketMissingError(TransientError):
-    """The bucket that is written to does not exist."""
+    """Nobody takes writes to the bucket: it does not exist, or has no leader now."""
 
     code = "bucket-missing"
 

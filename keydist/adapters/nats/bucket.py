@@ -20,6 +20,11 @@ IMPORTED_INFO: Final = "keydist.info"
 HOME: Final = "keydist.home"
 """What a region asks of home goes below it; see `regions`."""
 HOME_API: Final = f"{HOME}.api"
+NOBODY_TAKES: Final = (
+    "wait some seconds, NATS may elect; else make it with: keydist store init;"
+    " a follower's account must import it, a region be linked to home"
+)
+"""What to do where nobody answers for a stream: there is none, it has no leader now, or this user cannot reach it."""
 _NANOSECONDS: Final = 1_000_000_000
 _SHOWN: Final = 120
 """How much is shown of what a server says."""

@@ -71,7 +71,7 @@ class NatsNodeRecords:
             raise BucketMissingError(
                 f"no JetStream stream takes writes to {subject}",
                 expected=f"bucket {self._bucket}",
-                fix="make it with: keydist store init; a follower's account must import it, a region be linked to home",
+                fix=streams.NOBODY_TAKES,
             )
         answer = parse_answer(reply)
         raise_error(answer)

@@ -126,7 +126,7 @@ class NatsKeysetStore:
             raise UnreachableError(
                 f"no JetStream stream takes writes to {self._subject}",
                 expected=f"bucket {self._bucket}",
-                fix="make it with: keydist store init",
+                fix=streams.NOBODY_TAKES,
             )
         answer = parse_answer(reply)
         if error_code(answer) in WRONG_LAST:

@@ -21,7 +21,7 @@ from keydist.adapters.nats.answers import (
     sequence,
     unexpected,
 )
-from keydist.adapters.nats.bucket import trail_stream, trail_stream_name, trail_subject
+from keydist.adapters.nats.bucket import NOBODY_TAKES, trail_stream, trail_stream_name, trail_subject
 from keydist.adapters.nats.ensure import ensure_stream
 from keydist.core.entry import Shipped
 from keydist.errors import BucketMissingError, ConflictError, UsageError
@@ -104,5 +104,5 @@ class NatsTrailStream:
         return BucketMissingError(
             message,
             expected=f"stream {self._stream}",
-            fix="make it with: keydist store init; a follower's account must import it, a region be linked to home",
+            fix=NOBODY_TAKES,
         )
