@@ -26,6 +26,8 @@ from integration.opened import Opened
 _NET: Final = 0x40000000  # CLONE_NEWNET
 _NAMESPACES: Final = Path("/run/netns")
 _RULES: Final = "bridge switch passing"
+_DROP: Final = "ether type != arp drop"
+"""ARP passes, as behind a router: else a kernel finds out by itself after three seconds that nobody is there."""
 
 
 class Network(Opened):
@@ -95,12 +97,12 @@ class Network(Opened):
     def deafen(self, *names: str) -> None:
         """Let nothing arrive at these hosts but what they send each other; what they send arrives."""
         inside = self._ports(names)
-        self._filter(f"add rule {_RULES} iifname != {inside} oifname {inside} drop")
+        self._filter(f"add rule {_RULES} iifname != {inside} oifname {inside} {_DROP}")
 
     def mute(self, *names: str) -> None:
         """Let nothing that these hosts send arrive but at each other; what is sent to them arrives."""
         inside = self._ports(names)
-        self._filter(f"add rule {_RULES} iifname {inside} oifname != {inside} drop")
+        self._filter(f"add rule {_RULES} iifname {inside} oifname != {inside} {_DROP}")
 
     def heal(self) -> None:
         """Let everything through again."""

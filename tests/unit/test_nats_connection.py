@@ -7,8 +7,8 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +467,25 @@ async def test_who_waited_in_vain_waits_longer_the_next_time_up_to_a_limit_and_a
     made._server = Server(urls=("nats://127.0.0.1:1",), node="n1")
     assert await seconds_until_failure(made) < 0.2, "who is refused need not wait"
     assert made._patience == 0.5
+
+
+@contextmanager
+def silent_host() -> Iterator[str]:
+    """Listen and take nobody: once its queue is full, no connection of TCP is answered, as behind a cut."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as queued:
+        for _ in range(4):
+            waiting = queued.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield f"nats://127.0.0.1:{full.getsockname()[1]}"
+
+
+async def test_where_no_server_is_reached_the_patience_is_short_however_long_it_was() -> None:
+    with silent_host() as url:
+        made = Connection(Server(urls=(url,), node="n1"), connect_seconds=0.2, longest_connect=30)
+        made._patience = 0.4  # of a server that was slow, before the network was cut
+        waited = [await seconds_until_failure(made) for _ in range(3)]
+    assert [0.4 <= waited[0] < 0.6, *(0.2 <= one < 0.4 for one in waited[1:])] == [True] * 3
 
 
 async def test_a_connection_that_stands_makes_the_patience_short_again(start_server: StartServer) -> None:

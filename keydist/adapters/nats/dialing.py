@@ -35,10 +35,14 @@ _REFUSED: Final = (
 )
 
 
+class SlowServerError(UnreachableError):
+    """A server was reached, and was not ready in time: it has much to do, or does not speak NATS."""
+
+
 async def dial(server: Server, *, seconds: float, told: Callable[[Exception], None]) -> Client:
     """Return a client that is connected; `told` hears from then on what the server denies.
 
-    Raises `UnreachableError`, `CredentialsRefusedError`, `ConfigError`.
+    Raises `UnreachableError`, `SlowServerError`, `CredentialsRefusedError`, `ConfigError`.
     """
     resolve_apart(asyncio.get_running_loop())
     failures: list[Exception] = []
@@ -53,7 +57,7 @@ async def dial(server: Server, *, seconds: float, told: Callable[[Exception], No
         if len(failures) >= len(server.urls):
             exhausted.set()
 
-    connected = False
+    connected = reached = False
     try:
         await first_of(_connect(server, client, on_error, seconds), exhausted.wait(), seconds=seconds)
         connected = client.is_connected
@@ -61,9 +65,10 @@ async def dial(server: Server, *, seconds: float, told: Callable[[Exception], No
         failures.append(exc)
     finally:
         if not connected:
+            reached = bool(client._transport)  # noqa: SLF001 - false until there is a connection of TCP
             await close_client(client)
     if not connected:
-        raise _not_connected(server, failures, seconds)
+        raise _not_connected(server, failures, seconds, SlowServerError if reached else UnreachableError)
     return client
 
 
@@ -103,7 +108,9 @@ def refused(server: Server, failures: Sequence[Exception | None]) -> Credentials
     return None
 
 
-def _not_connected(server: Server, failures: Sequence[Exception], seconds: float) -> KeydistError:
+def _not_connected(
+    server: Server, failures: Sequence[Exception], seconds: float, kind: type[UnreachableError]
+) -> KeydistError:
     for failure in failures:
         if isinstance(failure, KeydistError):
             return failure
@@ -124,6 +131,4 @@ def _not_connected(server: Server, failures: Sequence[Exception], seconds: float
         # A server that speaks first makes the handshake hang: its greeting is lost before TLS begins.
         fix = f"{fix}; set handshake_first: true in the server's tls block"
     fixes = (tls_fix(failure) for failure in failures)
-    return UnreachableError(
-        f"NATS at {server} cannot be reached", found=found, fix=next((known for known in fixes if known), fix)
-    )
+    return kind(f"NATS at {server} cannot be reached", found=found, fix=next((known for known in fixes if known), fix))
