@@ -212,6 +212,8 @@ class UnreachableError(TransientError):
     """No server answered."""
 
     code = "unreachable"
+    is_slow = False
+    """Whether a server was there, and did not let this node in within the time."""
 
 
 class UnconfirmedError(TransientError):

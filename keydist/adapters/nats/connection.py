@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keydist.adapters.nats.link import Link
-from keydist.errors import KeydistError
+from keydist.errors import KeydistError, UnreachableError
 
 if TYPE_CHECKING:
     from keydist.adapters.config import TlsConfig
@@ -59,7 +59,8 @@ class Connection:
         """Connect within `connect_seconds`; where those are over, within twice as many, up to `longest_connect`.
 
         A server that a whole fleet connects to serves all of them at once: who gives up early begins again, behind
-        everybody, and so does everybody. After `until` (monotonic) nobody waits for more than a second.
+        everybody, and so does everybody. Where no server is reached it is the other way round: a new try gets through
+        a healed network sooner than an old one. After `until` (monotonic) nobody waits for more than a second.
         """
         self._server = server
         self._connect_seconds = self._patience = connect_seconds
@@ -102,7 +103,9 @@ class Connection:
             link = await Link.dialled(self._server, seconds=seconds, on_end=self._changed.set)
         except KeydistError as exc:
             self._failure = exc
-            if loop.time() >= begun + seconds:
+            if not (isinstance(exc, UnreachableError) and exc.is_slow):
+                self._patience = self._connect_seconds
+            elif loop.time() >= begun + seconds:
                 self._patience = min(2 * self._patience, max(self._patience, self._longest_connect))
             raise
         finally:

@@ -53,7 +53,7 @@ async def dial(server: Server, *, seconds: float, told: Callable[[Exception], No
         if len(failures) >= len(server.urls):
             exhausted.set()
 
-    connected = False
+    connected = reached = False
     try:
         await first_of(_connect(server, client, on_error, seconds), exhausted.wait(), seconds=seconds)
         connected = client.is_connected
@@ -61,9 +61,10 @@ async def dial(server: Server, *, seconds: float, told: Callable[[Exception], No
         failures.append(exc)
     finally:
         if not connected:
+            reached = bool(client._transport)  # noqa: SLF001 - as above; it has a stream once TCP stands
             await close_client(client)
     if not connected:
-        raise _not_connected(server, failures, seconds)
+        raise _not_connected(server, failures, seconds, reached=reached)
     return client
 
 
@@ -103,7 +104,7 @@ def refused(server: Server, failures: Sequence[Exception | None]) -> Credentials
     return None
 
 
-def _not_connected(server: Server, failures: Sequence[Exception], seconds: float) -> KeydistError:
+def _not_connected(server: Server, failures: Sequence[Exception], seconds: float, *, reached: bool) -> KeydistError:
     for failure in failures:
         if isinstance(failure, KeydistError):
             return failure
@@ -124,6 +125,8 @@ def _not_connected(server: Server, failures: Sequence[Exception], seconds: float
         # A server that speaks first makes the handshake hang: its greeting is lost before TLS begins.
         fix = f"{fix}; set handshake_first: true in the server's tls block"
     fixes = (tls_fix(failure) for failure in failures)
-    return UnreachableError(
+    error = UnreachableError(
         f"NATS at {server} cannot be reached", found=found, fix=next((known for known in fixes if known), fix)
     )
+    error.is_slow = reached
+    return error
