@@ -122,6 +122,12 @@ class Secured:
         """Start one server; it takes clients some time after."""
         self._servers[number].start()
 
+    def kill_server(self, host: str) -> None:
+        """Kill one server."""
+        server = self._servers[self.hosts.index(host)]
+        server.signal(signal.SIGKILL)
+        server.wait()
+
     def lose_everything(self) -> None:
         """Kill all servers, remove what JetStream keeps, start them again and make the streams."""
         self._kill()
@@ -142,9 +148,8 @@ class Secured:
             port.release()
 
     def _kill(self) -> None:
-        for server in self._servers:
-            server.signal(signal.SIGKILL)
-            server.wait()
+        for host in self.hosts:
+            self.kill_server(host)
 
     def __enter__(self) -> Self:
         try:

@@ -28,7 +28,7 @@ from integration.regions import HOME, Regions
 from integration.secured import Secured, run_keydist, said_after_handshake
 from keydist.adapters.config import TlsConfig
 from keydist.adapters.nats.bucket import HOME as HOME_NAME
-from keydist.adapters.nats.bucket import IMPORTED_READ, WHO
+from keydist.adapters.nats.bucket import IMPORTED_READ, WHO, delivered
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.regions import mirroring, ways
@@ -40,11 +40,14 @@ pytestmark = pytest.mark.timeout(180)
 # Short, so that records and looks are not what the test waits for.
 SETTINGS: Final = {"heartbeat": "2s", "resync": "5s"}
 AGENTS: Final = ("lead-1", "node-a", "eu-1", "us-1")
-MIRROR: Final = mirroring(USE).link
+MIRROR: Final = mirroring(USE, "eu").link
 # What would be of use on the link, and is no way of it.
 HOMEWARD: Final = [
-    "keydist.home.api.STREAM.DELETE.KV_keydist", "keydist.home.api.CONSUMER.CREATE.KV_keydist-nodes",
-    "keydist.home.nodes.a.b",
+    "keydist.home.api.STREAM.DELETE.KV_keydist", "keydist.home.nodes.a.b", mirroring(USE, "us").link,
+    *(f"keydist.home.api.CONSUMER.{call}" for call in (
+        "CREATE.KV_keydist", "CREATE.KV_keydist.eu", "CREATE.KV_keydist-nodes", "DELETE.KV_keydist.eu",
+        "RESET.KV_keydist-nodes.eu",
+    )),
 ]  # fmt: skip
 HEARD_BY_NONE: Final = [
     ">", "$KV.>", f"{USE.records}>", "keydist.nodes.>", "keydist.>", "$JS.API.>", "_INBOX_lead-1.>", "$SYS.>",
@@ -187,6 +190,21 @@ async def test_leaders_followers_and_the_nodes_of_all_regions_say_that_they_live
     await answered(regions, asker, names)
 
 
+def test_a_region_of_three_servers_goes_on_without_the_one_that_reads_from_home(tmp_path: Path) -> None:
+    with Regions(tmp_path, {"eu": ["eu-1"]}, settings=SETTINGS, servers=3) as regions:
+        lead, eu_1, region = regions.member("lead-1"), regions.member("eu-1"), regions.places["eu"]
+        assert lead.node.run()["outcome"] == "generated"
+        eu_1.start()
+        until(lambda: epoch_of(eu_1) == 1 and eu_1.confirmed(), "the first key in the region")
+        reads = region.stream_leader()
+        assert reads is not None, "the mirror has a leader, as it has three replicas"
+        region.kill_server(reads)
+        assert command(lead, "key", "revoke", command(lead, "status")["kid"], "--reason", "a drill")["epoch"] == 2
+        took = until(lambda: epoch_of(eu_1) == 2, "the region to follow")
+        print(f"the region followed {took:.1f} s after the revocation")
+        until(lambda: not eu_1.alarms(), "every alarm to be over")
+
+
 # --- what must not be ------------------------------------------------------------------------------
 
 
@@ -242,6 +260,9 @@ async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing
         await leader.flush()
         said = await thief.heard(b"PONG")
     assert set(re.findall(rb"MSG (\S+)", said)) == {WHO.encode()}
+    async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
+        said = await thief.subscribe(delivered(USE.bucket, "us"))
+    assert b"Permissions Violation for Subscription" in said, "what another region's mirror reads"
 
 
 def test_nobody_links_without_a_certificate_of_the_servers_ca(still: Regions) -> None:
@@ -259,19 +280,23 @@ async def test_no_reply_subject_of_a_regions_link_reaches_anything(still: Region
     await leave_traces(region, "eu-2")
     asked = {f"{HOME_NAME}.current": READ, f"{HOME_NAME}.nodes.eu-3": b"planted"}
     asked |= {f"{HOME_NAME}.trail.eu-3": b"", f"{USE.trail}eu-3": b"planted"}
-    asked |= dict.fromkeys(("_INBOX_lead-1.x", "_INBOX_operator.x", "$JS.FC.KV_keydist.c.x"), b"")
+    asked |= dict.fromkeys(("_INBOX_lead-1.x", "_INBOX_operator.x", "$JS.FC.KV_keydist.eu.x"), b"")
     places = [start + name for name in ("eu-2", "node-a") for start in (USE.records, USE.trail)]
     before = await of_others(home, "eu-3")
     async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
         for subject, data in asked.items():
             for reply in (*planted_at("node-a"), *places):
                 assert b"-ERR" not in await thief.publish(subject, data, reply=reply)
-        # The mirror's own request, for what is read to be delivered over the keyset.
-        consumer = {"stream_name": "KV_keydist", "config": {"deliver_subject": USE.entry, "deliver_policy": "all"}}
+        # The mirror's own request, which chooses where it reads from and not where what it reads is delivered.
+        consumer = {"seq": 1, "config": {"deliver_subject": f"{USE.records}node-a", "headers_only": True}}
+        consumer |= {"deliver_subject": f"{USE.records}node-a", "stream_name": USE.streams[0]}
         await thief.subscribe("$JSC.R.x")
+        for reply in (*planted_at("node-a"), *places):
+            assert b"-ERR" not in await thief.publish(MIRROR, json.dumps(consumer).encode(), reply=reply)
         said = await thief.publish(MIRROR, json.dumps(consumer).encode(), reply="$JSC.R.x")
-        if b"forms a cycle" not in said:
-            await thief.heard(b"forms a cycle")
+        if b"consumer_reset_response" not in said:
+            said += await thief.heard(b"consumer_reset_response")
+        assert delivered(USE.bucket, "eu").encode() in said
     assert await of_others(home, "eu-3") == before
 
 
