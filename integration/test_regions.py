@@ -32,6 +32,7 @@ from keydist.adapters.nats.bucket import IMPORTED_READ, WHO, delivered
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.regions import mirroring, ways
+from keydist.cli.operate import NOT_YET
 from keydist.core.envelope import parse_envelope
 from keydist.core.record import RECORD_TYPE, open_record
 from tests.material import TOKEN
@@ -91,6 +92,17 @@ def until(holds: Callable[[], bool], what: str, *, seconds: float = 30.0) -> flo
     return time.monotonic() - begun
 
 
+def revoked(leader: Member) -> int:
+    """Revoke the key that signs, and return the epoch that says so; again where it says that it must wait."""
+    wanted = ("key", "revoke", command(leader, "status")["kid"], "--reason", "a drill")
+    done = [run_keydist(*wanted, "--config", str(leader.node.config), "--json")]
+    while done[-1].returncode == NOT_YET:
+        assert len(done) < 20, done[-1].stderr
+        done.append(run_keydist(*done[-1].args[3:]))
+    epoch: int = json.loads(done[-1].stdout)["epoch"]
+    return epoch
+
+
 def epoch_of(member: Member) -> int:
     held = member.node.load().held
     return 0 if held is None else held.keyset.epoch
@@ -141,7 +153,7 @@ def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_p
     regions.wires["eu"].hold()
     cut = time.monotonic()
     old = mint(eu_1)  # for the lease
-    assert command(lead, "key", "revoke", command(lead, "status")["kid"], "--reason", "a drill")["epoch"] == 2
+    assert revoked(lead) == 2
     until(lambda: epoch_of(node_a) == epoch_of(us_1) == 2, "home and the other region to follow")
     until(lambda: eu_1.alarms()["unconfirmed"] == 1, "the region to say that it is cut off")
     until(lambda: links(regions.places["eu"]) == 0, "the region to give up a link on which nothing is heard")
@@ -199,10 +211,32 @@ def test_a_region_of_three_servers_goes_on_without_the_one_that_reads_from_home(
         reads = region.stream_leader()
         assert reads is not None, "the mirror has a leader, as it has three replicas"
         region.kill_server(reads)
-        assert command(lead, "key", "revoke", command(lead, "status")["kid"], "--reason", "a drill")["epoch"] == 2
+        assert revoked(lead) == 2
         took = until(lambda: epoch_of(eu_1) == 2, "the region to follow")
         print(f"the region followed {took:.1f} s after the revocation")
         until(lambda: not eu_1.alarms(), "every alarm to be over")
+
+
+def test_a_mirror_of_a_bucket_that_was_made_anew_is_an_alarm_until_it_is_made_anew_too(tmp_path: Path) -> None:
+    with Regions(tmp_path, {"eu": ["eu-1"]}, settings=SETTINGS) as regions:
+        lead, eu_1 = regions.member("lead-1"), regions.member("eu-1")
+        assert lead.node.run()["outcome"] == "generated"
+        revoked(lead)
+        eu_1.start()
+        until(lambda: epoch_of(eu_1) == 2 and eu_1.confirmed(), "the region to have what home has")
+        regions.places[HOME].lose_everything()
+        assert lead.node.run()["outcome"] == "republished"
+        until(lambda: eu_1.alarms()["stale-mirror"] == 1, "the region to say so")
+        assert revoked(lead) == 3
+        until(lambda: epoch_of(eu_1) == 3, "the next look of the region")
+        region = regions.places["eu"]
+        region.kill_server(region.hosts[0])
+        regions.places[HOME].make_streams()  # what the mirror reads with begins anew, before there is another mirror
+        region.lose_everything()
+        until(lambda: not eu_1.alarms(), "every alarm to be over")
+        assert revoked(lead) == 4
+        until(lambda: epoch_of(eu_1) == 4, "the region to follow")
+        assert not eu_1.alarms()
 
 
 # --- what must not be ------------------------------------------------------------------------------

@@ -222,6 +222,12 @@ class UnconfirmedError(TransientError):
     code = "unconfirmed"
 
 
+class StaleMirrorError(TransientError):
+    """A region's mirror is of a bucket that is no more: it takes nothing in, and nobody else says so."""
+
+    code = "stale-mirror"
+
+
 class StoreTimeoutError(TransientError):
     """A server was reached but did not answer in time; whether a write took effect is unknown."""
 

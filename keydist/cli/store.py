@@ -82,6 +82,9 @@ def init(
             print_json({"bucket": bucket, "created": created, "problems": problems, "changed": created})
         else:
             print_line(f"bucket {node.config.nats.bucket}: {'made' if created else 'is there'}")
+            if mirror is not None and created:
+                tell(f"keydist: if {mirror} had a mirror before, this belongs before it, at home: keydist store init")
+                tell(f"  --link {mirror}; or the new one is empty until the next change: docs/scaling.md")
             for problem in problems:
                 tell(f"keydist: problem: {problem}")
         return ConfigError.exit_code if problems else 0

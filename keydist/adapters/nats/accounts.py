@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from keydist.adapters.nats.bucket import IMPORTED_READ, WHO, delivered
@@ -173,7 +174,8 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     imported = {LEADERS: [*_for_all(use), *_for_leaders(use)], FLEET: [*_for_all(use), *_for_followers(use)]}
     if users.links:
         imported[LINKS] = _for_links(users, use)
-    in_keys = _users((users.operator,), _operator(users), use, "the operator: makes the buckets, forgets nodes")
+    of_home = partial(operator, regions=tuple(region.name for region in users.links))
+    in_keys = _users((users.operator,), of_home, use, "the operator: makes the buckets, forgets nodes")
     in_leaders = _users(users.leaders, leader, use, "a leader: writes the keyset")
     made: dict[str, Any] = {
         KEYS: {
@@ -198,11 +200,6 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     return made
 
 
-def _operator(users: Users) -> Callable[[str, Subjects], Permissions]:
-    regions = tuple(region.name for region in users.links)
-    return lambda name, use: operator(name, use, regions=regions)
-
-
 def _followers(users: Users, use: Subjects) -> Because:
     return Because(_users(users.followers, follower, use, "a follower: reads the keyset"), _FOLLOWERS_HEAD)
 
@@ -213,7 +210,7 @@ def _links(users: Users, use: Subjects, imported: list[_Import]) -> dict[str, An
     return {
         "mappings": Because(mappings_home(use), _LINK_HEAD),
         "users": Because(
-            _users(users.links, lambda name, use: link(name, use, asking), use, "a region's link to home"), _LINKS_HEAD
+            _users(users.links, partial(link, asking=asking), use, "a region's link to home"), _LINKS_HEAD
         ),
         "imports": _rendered(imported),
     }

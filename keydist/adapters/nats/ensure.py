@@ -77,17 +77,21 @@ async def ensure_stream(
 async def ensure_consumer(
     connection: Connection, stream: str, name: str, config: dict[str, Any]
 ) -> tuple[bool, list[str]]:
-    """Make or check a durable consumer: whether it was made, and what is wrong with it."""
+    """Make or check a durable consumer: whether it was made, and what is wrong. One that is right begins anew."""
     info = parse_answer(await connection.request(f"$JS.API.CONSUMER.INFO.{stream}.{name}"))
     if error_code(info) != NO_CONSUMER:
         raise_error(info)
         found = info.get("config")
         held = found if isinstance(found, dict) else {}
-        return False, [
+        wrong = [
             f"consumer {name}: {member}: found {repr(held.get(member))[:_SHOWN]}, expected {wanted!r}"
             for member, wanted in config.items()
             if held.get(member) != wanted
         ]
+        if not wrong:
+            subject = f"$JS.API.CONSUMER.RESET.{stream}.{name}"
+            raise_error(parse_answer(await connection.request(subject, json.dumps({"seq": 1}).encode())))
+        return False, wrong
     asked = {"stream_name": stream, "config": config, "action": "create"}
     subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
     raise_error(parse_answer(await connection.request(subject, json.dumps(asked).encode())))

@@ -99,6 +99,7 @@ def operator(name: str, use: Subjects, *, regions: tuple[str, ...] = ()) -> Perm
         for allowed in (
             Allowed(f"{_API}.CONSUMER.INFO.{use.streams[0]}.{region}", f"how the mirror of {region} reads"),
             Allowed(f"{_API}.CONSUMER.CREATE.{use.streams[0]}.{region}", "keydist store init --link makes it"),
+            Allowed(f"{_API}.CONSUMER.RESET.{use.streams[0]}.{region}", "or has it begin anew, for a new mirror"),
         )
     ]
     reads = [

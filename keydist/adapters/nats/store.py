@@ -151,7 +151,10 @@ class NatsKeysetStore:
         return await ensure_bucket(self._connection, self._bucket, mirror, replicas=replicas)
 
     async def ensure_link(self, region: str) -> tuple[bool, list[str]]:
-        """Make or check what a region's mirror reads with, at home; as `ensure_mirror`."""
+        """Make or check what a region's mirror reads with, at home, and have it begin anew; as `ensure_mirror`.
+
+        It knows how far the mirror had read; one that was made anew would wait for what is written next.
+        """
         config = streams.mirror_consumer(self._bucket, region=region)
         return await ensure_consumer(self._connection, self._stream, region, config)
 
