@@ -83,6 +83,18 @@ def refused(member: Member, *arguments: str) -> tuple[int, str]:
     return done.returncode, json.loads(done.stdout)["error"]["code"]
 
 
+def alarms_of_status(member: Member) -> list[str]:
+    """Return the codes of what status says is wrong."""
+    done = run_keydist("status", "--config", str(member.node.config), "--json")
+    return [alarm["code"] for alarm in json.loads(done.stdout)["alarms"]]
+
+
+def doctored(member: Member) -> dict[str, dict[str, Any]]:
+    """Return what doctor finds of a node, by the name of the check."""
+    done = run_keydist("doctor", "--config", str(member.node.config), "--json")
+    return {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+
+
 def until(holds: Callable[[], bool], what: str, *, seconds: float = 30.0) -> float:
     """Return after how many seconds something held."""
     begun = time.monotonic()
@@ -169,6 +181,10 @@ def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_p
     until(lambda: eu_2.alarms()["unconfirmed"] == 1, "the new node's agent to say it")
     assert epoch_of(eu_1) == 1
     assert not eu_1.has_ended()
+    assert alarms_of_status(eu_1) == ["unconfirmed"]
+    found = doctored(eu_1)
+    assert {name for name, one in found.items() if not one["ok"]} == {"store", "permissions"}
+    assert all("region" in found[name]["fix"] for name in ("store", "permissions"))
 
     regions.wires["eu"].mend()
     took = until(lambda: epoch_of(eu_1) == epoch_of(eu_2) == 2, "the region to catch up")
@@ -176,6 +192,7 @@ def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_p
     until(lambda: recorded(regions) == dict.fromkeys((*AGENTS, "eu-2"), 2), "the region's records at home")
     until(lambda: not eu_1.alarms() + eu_2.alarms(), "every alarm to be over")
     assert {row["node"] for row in command(lead, "status", "--fleet")["nodes"]} == {*AGENTS, "eu-2"}
+    assert not [one for who in (lead, eu_1) for one in doctored(who).values() if not one["ok"]]
     assert verify(node_a, mint(eu_2), tmp_path)["sub"] == "alice"
 
 

@@ -212,8 +212,8 @@ class UnreachableError(TransientError):
     """No server answered."""
 
     code = "unreachable"
-    is_slow = False
-    """Whether a server was there, and did not let this node in within the time."""
+    is_there = False
+    """Whether a server was there all the same: it did not let this node in in time, or JetStream did not answer."""
 
 
 class UnconfirmedError(TransientError):

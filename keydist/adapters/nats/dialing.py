@@ -128,5 +128,5 @@ def _not_connected(server: Server, failures: Sequence[Exception], seconds: float
     error = UnreachableError(
         f"NATS at {server} cannot be reached", found=found, fix=next((known for known in fixes if known), fix)
     )
-    error.is_slow = reached
+    error.is_there = reached
     return error
