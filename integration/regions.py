@@ -4,7 +4,8 @@
         regions.member("eu-1").start()
         regions.wires["eu"].cut()
 
-Home has one server, and so has each region. All nodes have one token.
+Home and each region have one server, or as many as are asked for; a wire leads to the first one at home. All nodes
+have one token.
 """
 
 from __future__ import annotations
@@ -36,13 +37,22 @@ class Regions(Opened):
         leaders: Sequence[str] = ("lead-1",),
         followers: Sequence[str] = ("node-a",),
         settings: Mapping[str, object] | None = None,
+        servers: int = 1,
     ) -> None:
         self._directory = directory
         self._regions = dict(regions)
         self._settings = dict(settings or {})
+        self._numbers = range(1, servers + 1)
         self._stack = ExitStack()
         links = [f"--link={name}" for name in regions]
-        home = Secured(directory / HOME, leaders=leaders, followers=followers, hosts=["127.0.0.1"], more=links)
+        home = Secured(
+            directory / HOME,
+            leaders=leaders,
+            followers=followers,
+            hosts=["127.0.0.1", *(f"127.0.1.{number}" for number in self._numbers[1:])],
+            more=links,
+            init=("store", "init", *links),
+        )
         self.places = {HOME: home}
         self.wires: dict[str, Wire] = {}
         self._members: dict[str, Member] = {}
@@ -54,7 +64,7 @@ class Regions(Opened):
         home = self._stack.enter_context(self.places[HOME])
         for number, (name, followers) in enumerate(self._regions.items(), start=2):
             self.wires[name] = self._stack.enter_context(Wire(home.leaf_port))
-            self.places[name] = self._region(name, followers, f"127.0.0.{number}")
+            self.places[name] = self._region(name, followers, [f"127.0.{number}.{one}" for one in self._numbers])
             self._stack.enter_context(self.places[name])
 
     def close(self) -> None:
@@ -67,16 +77,16 @@ class Regions(Opened):
         for member in self._members.values():
             member.end(signal.SIGKILL)
 
-    def _region(self, name: str, followers: Sequence[str], host: str) -> Secured:
+    def _region(self, name: str, followers: Sequence[str], hosts: Sequence[str]) -> Secured:
         home = self.places[HOME]
         linked = [f"--region={name}", f"--home=127.0.0.1:{self.wires[name].port}"]
         made = Secured(
             self._directory / name,
             leaders=home.leaders,
             followers=followers,
-            hosts=[host],
+            hosts=hosts,
             more=linked,
-            init=("store", "init", "--mirror"),
+            init=("store", "init", f"--mirror={name}"),
         )
         for folder in ("ca", name):  # the CAs, and who the region is to home
             shutil.copytree(home.directory / folder, made.directory / folder)

@@ -123,6 +123,12 @@ class Secured(Opened):
         """Start one server; it takes clients some time after."""
         self._servers[number].start()
 
+    def kill_server(self, host: str) -> None:
+        """Kill one server."""
+        server = self._servers[self.hosts.index(host)]
+        server.signal(signal.SIGKILL)
+        server.wait()
+
     def lose_everything(self) -> None:
         """Kill all servers, remove what JetStream keeps, start them again and make the streams."""
         self._kill()
@@ -143,9 +149,8 @@ class Secured(Opened):
             port.release()
 
     def _kill(self) -> None:
-        for server in self._servers:
-            server.signal(signal.SIGKILL)
-            server.wait()
+        for host in self.hosts:
+            self.kill_server(host)
 
     def logs(self) -> str:
         """Return what all servers logged."""

@@ -28,10 +28,11 @@ from integration.regions import HOME, Regions
 from integration.secured import Secured, run_keydist, said_after_handshake
 from keydist.adapters.config import TlsConfig
 from keydist.adapters.nats.bucket import HOME as HOME_NAME
-from keydist.adapters.nats.bucket import IMPORTED_READ, WHO
+from keydist.adapters.nats.bucket import IMPORTED_READ, WHO, delivered
 from keydist.adapters.nats.connection import Connection, Server
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.regions import mirroring, ways
+from keydist.cli.operate import NOT_YET
 from keydist.core.envelope import parse_envelope
 from keydist.core.record import RECORD_TYPE, open_record
 from tests.material import TOKEN
@@ -40,11 +41,14 @@ pytestmark = pytest.mark.timeout(180)
 # Short, so that records and looks are not what the test waits for.
 SETTINGS: Final = {"heartbeat": "2s", "resync": "5s"}
 AGENTS: Final = ("lead-1", "node-a", "eu-1", "us-1")
-MIRROR: Final = mirroring(USE).link
+MIRROR: Final = mirroring(USE, "eu").link
 # What would be of use on the link, and is no way of it.
 HOMEWARD: Final = [
-    "keydist.home.api.STREAM.DELETE.KV_keydist", "keydist.home.api.CONSUMER.CREATE.KV_keydist-nodes",
-    "keydist.home.nodes.a.b",
+    "keydist.home.api.STREAM.DELETE.KV_keydist", "keydist.home.nodes.a.b", mirroring(USE, "us").link,
+    *(f"keydist.home.api.CONSUMER.{call}" for call in (
+        "CREATE.KV_keydist", "CREATE.KV_keydist.eu", "CREATE.KV_keydist-nodes", "DELETE.KV_keydist.eu",
+        "RESET.KV_keydist-nodes.eu",
+    )),
 ]  # fmt: skip
 HEARD_BY_NONE: Final = [
     ">", "$KV.>", f"{USE.records}>", "keydist.nodes.>", "keydist.>", "$JS.API.>", "_INBOX_lead-1.>", "$SYS.>",
@@ -79,6 +83,18 @@ def refused(member: Member, *arguments: str) -> tuple[int, str]:
     return done.returncode, json.loads(done.stdout)["error"]["code"]
 
 
+def alarms_of_status(member: Member) -> list[str]:
+    """Return the codes of what status says is wrong."""
+    done = run_keydist("status", "--config", str(member.node.config), "--json")
+    return [alarm["code"] for alarm in json.loads(done.stdout)["alarms"]]
+
+
+def doctored(member: Member) -> dict[str, dict[str, Any]]:
+    """Return what doctor finds of a node, by the name of the check."""
+    done = run_keydist("doctor", "--config", str(member.node.config), "--json")
+    return {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+
+
 def until(holds: Callable[[], bool], what: str, *, seconds: float = 30.0) -> float:
     """Return after how many seconds something held."""
     begun = time.monotonic()
@@ -86,6 +102,17 @@ def until(holds: Callable[[], bool], what: str, *, seconds: float = 30.0) -> flo
         assert time.monotonic() < begun + seconds, f"waiting for {what}: not within {seconds:g} s"
         time.sleep(0.05)
     return time.monotonic() - begun
+
+
+def revoked(leader: Member) -> int:
+    """Revoke the key that signs, and return the epoch that says so; again where it says that it must wait."""
+    wanted = ("key", "revoke", command(leader, "status")["kid"], "--reason", "a drill")
+    done = [run_keydist(*wanted, "--config", str(leader.node.config), "--json")]
+    while done[-1].returncode == NOT_YET:
+        assert len(done) < 20, done[-1].stderr
+        done.append(run_keydist(*done[-1].args[3:]))
+    epoch: int = json.loads(done[-1].stdout)["epoch"]
+    return epoch
 
 
 def epoch_of(member: Member) -> int:
@@ -138,7 +165,7 @@ def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_p
     regions.wires["eu"].hold()
     cut = time.monotonic()
     old = mint(eu_1)  # for the lease
-    assert command(lead, "key", "revoke", command(lead, "status")["kid"], "--reason", "a drill")["epoch"] == 2
+    assert revoked(lead) == 2
     until(lambda: epoch_of(node_a) == epoch_of(us_1) == 2, "home and the other region to follow")
     until(lambda: eu_1.alarms()["unconfirmed"] == 1, "the region to say that it is cut off")
     until(lambda: links(regions.places["eu"]) == 0, "the region to give up a link on which nothing is heard")
@@ -154,6 +181,10 @@ def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_p
     until(lambda: eu_2.alarms()["unconfirmed"] == 1, "the new node's agent to say it")
     assert epoch_of(eu_1) == 1
     assert not eu_1.has_ended()
+    assert alarms_of_status(eu_1) == ["unconfirmed"]
+    found = doctored(eu_1)
+    assert {name for name, one in found.items() if not one["ok"]} == {"store", "permissions"}
+    assert all("region" in found[name]["fix"] for name in ("store", "permissions"))
 
     regions.wires["eu"].mend()
     took = until(lambda: epoch_of(eu_1) == epoch_of(eu_2) == 2, "the region to catch up")
@@ -161,6 +192,7 @@ def test_a_region_that_is_cut_off_goes_on_and_catches_up(regions: Regions, tmp_p
     until(lambda: recorded(regions) == dict.fromkeys((*AGENTS, "eu-2"), 2), "the region's records at home")
     until(lambda: not eu_1.alarms() + eu_2.alarms(), "every alarm to be over")
     assert {row["node"] for row in command(lead, "status", "--fleet")["nodes"]} == {*AGENTS, "eu-2"}
+    assert not [one for who in (lead, eu_1) for one in doctored(who).values() if not one["ok"]]
     assert verify(node_a, mint(eu_2), tmp_path)["sub"] == "alice"
 
 
@@ -185,6 +217,43 @@ async def test_leaders_followers_and_the_nodes_of_all_regions_say_that_they_live
         if regions.member(name).pid is None:
             regions.member(name).start()
     await answered(regions, asker, names)
+
+
+def test_a_region_of_three_servers_goes_on_without_the_one_that_reads_from_home(tmp_path: Path) -> None:
+    with Regions(tmp_path, {"eu": ["eu-1"]}, settings=SETTINGS, servers=3) as regions:
+        lead, eu_1, region = regions.member("lead-1"), regions.member("eu-1"), regions.places["eu"]
+        assert lead.node.run()["outcome"] == "generated"
+        eu_1.start()
+        until(lambda: epoch_of(eu_1) == 1 and eu_1.confirmed(), "the first key in the region")
+        reads = region.stream_leader()
+        assert reads is not None, "the mirror has a leader, as it has three replicas"
+        region.kill_server(reads)
+        assert revoked(lead) == 2
+        took = until(lambda: epoch_of(eu_1) == 2, "the region to follow")
+        print(f"the region followed {took:.1f} s after the revocation")
+        until(lambda: not eu_1.alarms(), "every alarm to be over")
+
+
+def test_a_mirror_of_a_bucket_that_was_made_anew_is_an_alarm_until_it_is_made_anew_too(tmp_path: Path) -> None:
+    with Regions(tmp_path, {"eu": ["eu-1"]}, settings=SETTINGS) as regions:
+        lead, eu_1 = regions.member("lead-1"), regions.member("eu-1")
+        assert lead.node.run()["outcome"] == "generated"
+        revoked(lead)
+        eu_1.start()
+        until(lambda: epoch_of(eu_1) == 2 and eu_1.confirmed(), "the region to have what home has")
+        regions.places[HOME].lose_everything()
+        assert lead.node.run()["outcome"] == "republished"
+        until(lambda: eu_1.alarms()["stale-mirror"] == 1, "the region to say so")
+        assert revoked(lead) == 3
+        until(lambda: epoch_of(eu_1) == 3, "the next look of the region")
+        region = regions.places["eu"]
+        region.kill_server(region.hosts[0])
+        regions.places[HOME].make_streams()  # what the mirror reads with begins anew, before there is another mirror
+        region.lose_everything()
+        until(lambda: not eu_1.alarms(), "every alarm to be over")
+        assert revoked(lead) == 4
+        until(lambda: epoch_of(eu_1) == 4, "the region to follow")
+        assert not eu_1.alarms()
 
 
 # --- what must not be ------------------------------------------------------------------------------
@@ -242,6 +311,9 @@ async def test_the_link_of_a_region_hears_the_question_to_the_living_and_nothing
         await leader.flush()
         said = await thief.heard(b"PONG")
     assert set(re.findall(rb"MSG (\S+)", said)) == {WHO.encode()}
+    async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
+        said = await thief.subscribe(delivered(USE.bucket, "us"))
+    assert b"Permissions Violation for Subscription" in said, "what another region's mirror reads"
 
 
 def test_nobody_links_without_a_certificate_of_the_servers_ca(still: Regions) -> None:
@@ -259,19 +331,23 @@ async def test_no_reply_subject_of_a_regions_link_reaches_anything(still: Region
     await leave_traces(region, "eu-2")
     asked = {f"{HOME_NAME}.current": READ, f"{HOME_NAME}.nodes.eu-3": b"planted"}
     asked |= {f"{HOME_NAME}.trail.eu-3": b"", f"{USE.trail}eu-3": b"planted"}
-    asked |= dict.fromkeys(("_INBOX_lead-1.x", "_INBOX_operator.x", "$JS.FC.KV_keydist.c.x"), b"")
+    asked |= dict.fromkeys(("_INBOX_lead-1.x", "_INBOX_operator.x", "$JS.FC.KV_keydist.eu.x"), b"")
     places = [start + name for name in ("eu-2", "node-a") for start in (USE.records, USE.trail)]
     before = await of_others(home, "eu-3")
     async with Leaf(home.leaf_port, seed=seed, context=shown) as thief:
         for subject, data in asked.items():
             for reply in (*planted_at("node-a"), *places):
                 assert b"-ERR" not in await thief.publish(subject, data, reply=reply)
-        # The mirror's own request, for what is read to be delivered over the keyset.
-        consumer = {"stream_name": "KV_keydist", "config": {"deliver_subject": USE.entry, "deliver_policy": "all"}}
+        # The mirror's own request, which chooses where it reads from and not where what it reads is delivered.
+        consumer = {"seq": 1, "config": {"deliver_subject": f"{USE.records}node-a", "headers_only": True}}
+        consumer |= {"deliver_subject": f"{USE.records}node-a", "stream_name": USE.streams[0]}
         await thief.subscribe("$JSC.R.x")
+        for reply in (*planted_at("node-a"), *places):
+            assert b"-ERR" not in await thief.publish(MIRROR, json.dumps(consumer).encode(), reply=reply)
         said = await thief.publish(MIRROR, json.dumps(consumer).encode(), reply="$JSC.R.x")
-        if b"forms a cycle" not in said:
-            await thief.heard(b"forms a cycle")
+        if b"consumer_reset_response" not in said:
+            said += await thief.heard(b"consumer_reset_response")
+        assert delivered(USE.bucket, "eu").encode() in said
     assert await of_others(home, "eu-3") == before
 
 

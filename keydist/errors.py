@@ -212,12 +212,20 @@ class UnreachableError(TransientError):
     """No server answered."""
 
     code = "unreachable"
+    is_there = False
+    """Whether a server was there all the same: it did not let this node in in time, or JetStream did not answer."""
 
 
 class UnconfirmedError(TransientError):
     """The store answers and its leader does not: what this node holds is not confirmed to be the latest."""
 
     code = "unconfirmed"
+
+
+class StaleMirrorError(TransientError):
+    """A region's mirror is of a bucket that is no more: it takes nothing in, and nobody else says so."""
+
+    code = "stale-mirror"
 
 
 class StoreTimeoutError(TransientError):

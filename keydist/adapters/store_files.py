@@ -185,7 +185,11 @@ def wanted_files(layout: Layout, seeds: Mapping[str, str], link: bytes | None = 
     """
     _check_folders(layout)
     texts = configurations(layout, users_of(layout, seeds))
-    secret = render({"nkey": link.decode("ascii", "replace").strip()}).encode() if link is not None else b""
+    secret = b""
+    if link is not None:
+        seed = link.decode("ascii", "replace").strip()
+        nkey_of(f"{layout.region}/{SEED}", seed)
+        secret = render({"nkey": seed}).encode()
     return [
         *(Wanted(f"{name}/{SEED}", seed.encode("ascii", "replace"), is_secret=True) for name, seed in seeds.items()),
         *(Wanted(f"{name}/{LINK}", secret, is_secret=True) for name in texts if secret),
@@ -234,6 +238,8 @@ def dev_files(layout: Layout, read: Read, now: int) -> list[Wanted]:
 def _check_folders(layout: Layout) -> None:
     """Refuse two folders of one name. Raises `ConfigError`."""
     names = [*(server.name for server in layout.servers), *(named.name for named in layout.named), *_NOT_NAMES]
+    if layout.region is not None:  # where the seed of its link is
+        names.append(layout.region)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(

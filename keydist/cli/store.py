@@ -54,9 +54,14 @@ def init(
     replicas: Annotated[
         int | None, typer.Option("--replicas", min=1, max=5, help="Copies (default: 3 in a NATS cluster, else 1).")
     ] = None,
+    link: Annotated[
+        list[str] | None,
+        typer.Option("--link", metavar="REGION", help="Also what this region's mirror reads with; again for more."),
+    ] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="On a region's servers: the mirror of the bucket at home, and that alone.")
-    ] = False,
+        str | None,
+        typer.Option("--mirror", metavar="REGION", help="On a region's servers: the mirror, and no more."),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,32 +72,51 @@ def init(
 
     def work() -> int:
         node = this_node(config)
-
-        async def ensure() -> tuple[bool, list[str]]:
-            opened = wiring.open_ports(node.config)
-            try:
-                if mirror:
-                    return await opened.store.ensure_mirror(replicas=replicas)
-                made, problems = await opened.store.ensure_bucket(replicas=replicas)
-                made_records, more = await opened.records.ensure_bucket(replicas=replicas)
-                made_trail, still_more = False, list[str]()
-                if node.config.audit.stream:
-                    made_trail, still_more = await opened.trail.ensure(replicas=replicas)
-            finally:
-                await opened.store.close()
-            return made or made_records or made_trail, problems + more + still_more
-
-        created, problems = asyncio.run(ensure())
+        if mirror is not None and link:
+            raise UsageError("--mirror and --link exclude each other", fix="--link is for the servers at home")
+        making = _made(node, link or [], replicas) if mirror is None else _made_mirror(node, mirror, replicas)
+        done = asyncio.run(making)
+        created, problems = any(made for made, _ in done), [line for _, wrong in done for line in wrong]
         if as_json:
             bucket = node.config.nats.bucket
             print_json({"bucket": bucket, "created": created, "problems": problems, "changed": created})
         else:
             print_line(f"bucket {node.config.nats.bucket}: {'made' if created else 'is there'}")
+            if mirror is not None and created:
+                tell(f"keydist: if {mirror} had a mirror before, this belongs before it, at home: keydist store init")
+                tell(f"  --link {mirror}; or the new one is empty until the next change: docs/scaling.md")
             for problem in problems:
                 tell(f"keydist: problem: {problem}")
         return ConfigError.exit_code if problems else 0
 
     finish(work, as_json=as_json)
+
+
+async def _made(node: Machine, links: list[str], replicas: int | None) -> list[tuple[bool, list[str]]]:
+    """Make or check each of what home needs: whether it was made, and what is wrong with it."""
+    from keydist.adapters.nats.accounts import check_name  # noqa: PLC0415 - what it needs, no other command here does
+
+    regions = [check_name(region) for region in links]
+    opened = wiring.open_ports(node.config)
+    try:
+        done = [await opened.store.ensure_bucket(replicas=replicas)]
+        done.append(await opened.records.ensure_bucket(replicas=replicas))
+        if node.config.audit.stream:
+            done.append(await opened.trail.ensure(replicas=replicas))
+        return done + [await opened.store.ensure_link(region) for region in regions]
+    finally:
+        await opened.store.close()
+
+
+async def _made_mirror(node: Machine, region: str, replicas: int | None) -> list[tuple[bool, list[str]]]:
+    """Make or check a region's mirror; as `_made`."""
+    from keydist.adapters.nats.accounts import check_name  # noqa: PLC0415 - as above
+
+    opened = wiring.open_ports(node.config)
+    try:
+        return [await opened.store.ensure_mirror(check_name(region), replicas=replicas)]
+    finally:
+        await opened.store.close()
 
 
 @app.command("republish")

@@ -263,18 +263,24 @@ def _show(directory: str, files: _Files, states: list[State], *, dry_run: bool, 
 
 
 def _tell_next(directory: str, layout: Layout, wanted: list[Wanted], states: list[State], *, dev: bool) -> None:
-    from keydist.adapters.store_files import CONFIGURATION  # noqa: PLC0415 - as above
+    from keydist.adapters.store_files import CONFIGURATION, LINK, SEED  # noqa: PLC0415 - as above
 
+    if layout.region is not None and not any(file.path.endswith(f"/{LINK}") for file in wanted):
+        tell(f"keydist: no {LINK} is written, and without it no server of a region starts: {layout.region}/{SEED} is")
+        tell("  not there. Take it over from home and run this again, or write it yourself: nkey: SU…")
     if dev:
         tell("keydist: for development only: the CAs' keys are in there too")
     changed = {str(state) for file, state in zip(wanted, states, strict=True) if file.path.endswith(CONFIGURATION)}
     if "differs" in changed:
         tell("keydist: next, on each server, with its folder's files in place: nats-server --signal reload")
+        if layout.links:
+            tell("  for a region or a leader that is new instead: restart them, one after the other")
     elif dev:
         tell("keydist: next, with the servers running:")
         tell(f"  keydist token generate --out {directory}/token")
-        mirror = "" if layout.region is None else " --mirror"
-        tell(f"  keydist store init{mirror} --config {directory}/{layout.operator.name}/keydist.yaml")
+        more = "".join(f" --link {region.name}" for region in layout.links)
+        more = more if layout.region is None else f" --mirror {layout.region}"
+        tell(f"  keydist store init{more} --config {directory}/{layout.operator.name}/keydist.yaml")
         for one in (*layout.leaders[:1], *layout.followers[:1]) if layout.region is None else layout.followers[:1]:
             tell(f"  keydist bootstrap --config {directory}/{one.name}/keydist.yaml")
         tell("  and so on for each node")

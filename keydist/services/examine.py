@@ -15,7 +15,7 @@ from keydist.core.restart import InStore, Role
 from keydist.core.rotation import Situation, overdue
 from keydist.errors import CorruptError, KeydistError, RebuiltFloorError, UnsafeFileError, WrongTokenError
 from keydist.services.observe import WHY_ABSENT
-from keydist.services.status import clock_behind, difference, rehearsal_alarm
+from keydist.services.status import clock_behind, difference, rehearsal_alarm, told_by_any
 from keydist.services.survey import Survey
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def late(local: Local, notes: Notes, *, now: int, rehearse_every: int, leads: bo
 
 async def store(node: Node, local: Local) -> Verdict:
     """Judge what the store holds, by a read from the stream's leader. Raises nothing of the store's."""
-    seen = await node.observe(local, from_leader=True)
+    seen = await told_by_any(node, local, await node.observe(local, from_leader=True))
     if seen.found is InStore.SAME:
         epoch = local.held.keyset.epoch if local.held else 0
         return fine(f"it holds this node's keyset, epoch {epoch}")

@@ -16,6 +16,7 @@ from keydist.errors import (
     ForbiddenError,
     KeydistError,
     RollbackError,
+    StaleMirrorError,
     StoreLostError,
     TransientError,
     TrustError,
@@ -119,6 +120,20 @@ def unconfirmed(seen: Observation) -> KeydistError:
         found=seen.error.message if seen.error else "none",
         fix="a stream without a leader has one within seconds; in a region, mend the link to home. This node verifies,"
         " and mints for the lease since its last confirmation",
+    )
+
+
+def stale_mirror(replica: int, leader: int) -> StaleMirrorError:
+    """Return the failure of a replica whose revision is later than what the stream's leader showed after it.
+
+    No replica is ahead of its leader: it is of another stream. What it shows is judged like anything else, and the
+    leader is asked each time; but it tells of no change, and a region that is cut off has nothing later.
+    """
+    return StaleMirrorError(
+        "this region's mirror is of a bucket that was made anew at home since: nothing new comes into it",
+        expected=f"revision {leader} or earlier",
+        found=f"revision {replica}",
+        fix="make the mirror anew: docs/scaling.md, 'When home's bucket was made anew'",
     )
 
 

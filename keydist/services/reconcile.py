@@ -31,7 +31,7 @@ from keydist.errors import (
     WaitTimeoutError,
 )
 from keydist.services.from_disk import Outcome, meet_demands, start_from_disk, told_once, with_following
-from keydist.services.observe import WHY_ABSENT, Observation, confirmation, lost, on_disk, unconfirmed
+from keydist.services.observe import WHY_ABSENT, Observation, confirmation, lost, on_disk, stale_mirror, unconfirmed
 
 if TYPE_CHECKING:
     from keydist.core.accept import Held
@@ -64,6 +64,8 @@ class Reconciler:
         self._found: InStore | None = None
         self._mark: object = None
         self._refused = ""
+        self._replica = 0
+        self._stale: tuple[KeydistError, ...] = ()
         self.local = local
 
     def refresh(self) -> None:
@@ -78,8 +80,9 @@ class Reconciler:
 
     async def attempt(self) -> Outcome:
         """Read the store once and do what the table says. Raises `TransientError` where trying again may help."""
+        self._replica, self._stale = 0, ()
         outcome = await self._attempt()
-        return outcome._replace(found=self._found)
+        return outcome._replace(found=self._found, alarms=told_once(outcome.alarms + self._stale))
 
     async def _attempt(self) -> Outcome:
         is_leader = self._node.role is Role.LEADER
@@ -113,6 +116,10 @@ class Reconciler:
     async def _observe(self, *, from_leader: bool) -> Observation:
         seen = await self._node.observe(self.local, from_leader=from_leader)
         self._found = seen.found
+        if not from_leader:
+            self._replica = seen.revision
+        elif 0 < seen.revision < self._replica:
+            self._stale = (stale_mirror(self._replica, seen.revision),)
         return seen
 
     def _start(self, *alarms: KeydistError, how: str = "from-disk") -> Outcome:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from keydist.core.restart import InStore
 from keydist.core.rotation import Situation, activation, due, overdue
-from keydist.errors import ClockBehindError, KeydistError, OutdatedError, OverdueError
+from keydist.errors import ClockBehindError, KeydistError, OutdatedError, OverdueError, UnreachableError
 from keydist.services.from_disk import with_following
-from keydist.services.observe import lost
+from keydist.services.observe import lost, unconfirmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,10 +44,19 @@ def worst(codes: Iterable[int]) -> int:
     return next((code for code in _WORST_FIRST if code in found), max(found, default=0))
 
 
+async def told_by_any(node: Node, local: Local, seen: Observation) -> Observation:
+    """Return what the stream's leader showed; where it does not answer and a replica tells the same keyset, that."""
+    nobody = isinstance(seen.error, UnreachableError) and not seen.error.is_there
+    if seen.found is not InStore.UNREACHABLE or local.held is None or nobody:
+        return seen
+    replica = await node.observe(local, from_leader=False)
+    return replace(seen, error=unconfirmed(seen)) if replica.found is InStore.SAME else seen
+
+
 async def standing(node: Node, local: Local, *alarms: KeydistError) -> Standing:
     """Compare a node with the store, by a read from the stream leader. Raises nothing of the store's."""
     seen = await node.observe(local, from_leader=True)
-    found = difference(local, seen)
+    found = difference(local, await told_by_any(node, local, seen))
     alarms = (*local.alarms, *alarms, *((found,) if found else ()))
     return Standing(found=seen.found, alarms=with_following(alarms, local, node.demands))
 

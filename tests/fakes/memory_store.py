@@ -152,6 +152,8 @@ class MemoryKeysetStore:
         self.calls: list[str] = []
         self.between: Callable[[str], None] | None = None
         self.stale_reads = 0
+        self.mirror: MemoryBucket | None = None
+        """What answers direct reads, where that is another bucket."""
         self.is_closed = False
         self._clock = clock
         self._may_ask_why = may_ask_why
@@ -194,7 +196,8 @@ class MemoryKeysetStore:
             raise error_of(fault)
         is_late = not from_leader and self.stale_reads > 0
         self.stale_reads -= is_late
-        found = self.bucket.read(is_late=is_late)
+        bucket = self.bucket if from_leader or self.mirror is None else self.mirror
+        found = bucket.read(is_late=is_late)
         if isinstance(found, Absent) and found.why is not Absence.DELETED and not self._may_ask_why:
             return Absent(why=Absence.UNKNOWN)
         return found

@@ -292,6 +292,42 @@ def test_a_regions_servers_are_a_cluster_of_their_own_name_since_one_of_homes_is
     assert 'name: "prod-eu"' in (out / "n1" / "nats-server.conf").read_text("utf-8")
 
 
+def test_a_region_without_the_seed_of_its_link_is_told_what_its_servers_lack(node: CliNode, out: Path) -> None:
+    named = (*NAMED, "--server", "n1", "--out", str(out), "--region", "eu", "--home", "nats-1.example")
+    done = node.run("store", "config", *named)
+    assert done.code == 0
+    assert "no link.conf is written" in done.err
+    assert "eu/user.nk" in done.err
+    assert not (out / "n1" / "link.conf").exists()
+
+
+@pytest.mark.parametrize("text", [NODE, "", "SUAAAA"])
+def test_what_is_no_seed_does_not_become_a_regions_secret(text: str, node: CliNode, out: Path) -> None:
+    for folder in (out, out / "eu"):
+        folder.mkdir(mode=0o700)
+    (out / "eu" / "user.nk").write_text(text, encoding="ascii")
+    (out / "eu" / "user.nk").chmod(0o600)
+    named = (*NAMED, "--server", "n1", "--out", str(out), "--region", "eu", "--home", "nats-1.example")
+    done = node.run("store", "config", *named)
+    assert (done.code, "eu/user.nk is no seed of a user" in done.err) == (78, True)
+    assert not (out / "n1").exists()
+
+
+def test_what_makes_a_consumer_at_home_is_the_operator_and_a_link_may_begin_its_own_one_again(
+    node: CliNode, out: Path
+) -> None:
+    """Who makes a consumer chooses where it delivers to, in the account of the streams."""
+    links = ("--link", f"eu={public_nkey(seed_of('eu'))}", "--link", f"us={public_nkey(seed_of('us'))}")
+    assert node.run("store", "config", *NAMED, *links, "--server", "n1", "--out", str(out)).code == 0
+    text = (out / "n1" / "nats-server.conf").read_text("utf-8")
+    allowed = re.findall(r'"([^"]*CONSUMER[^"]*)"', text.partition("  LINKS: {")[2])
+    resets = [f"CONSUMER.RESET.KV_keydist.{region}" for region in ("eu", "us")]
+    assert {one.removeprefix("$JS.API.").removeprefix("keydist.home.api.") for one in allowed} == set(resets)
+    eu, us = (text.partition(f"# {region}")[2] for region in ("eu,", "us"))
+    assert "keydist.home.api.CONSUMER.RESET.KV_keydist.eu" in eu.partition("# us")[0]
+    assert "RESET.KV_keydist.eu" not in us.partition("imports")[0]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 SEED = seed_of("exposed")
@@ -328,6 +364,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a home's IPv6 address without brackets": ((*NAMED, "--region", "eu", "--home", "fe80::1"), 2, "in brackets"),
     "where links are taken": ((*NAMED, "--link", "eu", "--leaf", "0.0.0.0:0"), 2, "--leaf is no address"),
     "a dotted region": ((*NAMED, "--region", "e.u", "--home", "a"), 78, "name of a node"),
+    "a follower of the region's name": (
+        (*NAMED, "--region", "node-a", "--home", "a", "--out", "x"),
+        78,
+        "names of their own",
+    ),
     "a region that takes links": ((*NAMED, "--region", "eu", "--home", "a", "--link", "us"), 2, "takes no links"),
     "an unknown cluster": ((*NAMED, "--cluster", "a b"), 78, "cluster"),
 }

@@ -75,6 +75,7 @@ STATES = {
             entry("state/archive", kind="directory", mode=0o700),
             entry("state/archive/000001/jwks.json", mode=0o644),
             entry("state/public/x.jwk", mode=0o644),
+            entry("state/public/x.revoked", mode=0o644),
             entry(),
         ),
         ME,

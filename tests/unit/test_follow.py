@@ -166,6 +166,43 @@ def test_where_replicas_answer_and_the_leader_does_not_it_is_not_asked_all_the_t
     run_virtually(main())
 
 
+@pytest.mark.parametrize("kept", [ONE, TWO])
+def test_a_mirror_of_a_bucket_that_was_made_anew_since_is_an_alarm_and_hides_nothing(kept: Held) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        member = cluster.member("a")
+        member.store.mirror = MemoryBucket()
+        for old in (b"", b"", kept.envelope):
+            member.store.mirror.put(old)
+        cluster.bucket.put(ONE.envelope)
+        cluster.bucket.put(TWO.envelope)
+        async with following(member) as present:
+            await passes(60)
+            assert present.held == TWO
+            assert codes(present) == ["stale-mirror"]
+            member.store.mirror = None
+            await passes(60)
+            assert codes(present) == []
+
+    run_virtually(main())
+
+
+def test_a_replica_that_is_late_is_no_alarm() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        member = cluster.member("a")
+        member.store.mirror = MemoryBucket()
+        member.store.mirror.put(ONE.envelope)
+        cluster.bucket.put(ONE.envelope)
+        cluster.bucket.put(TWO.envelope)
+        async with following(member) as present:
+            await passes(60)
+            assert present.held == TWO
+            assert codes(present) == []
+
+    run_virtually(main())
+
+
 def test_beside_notices_the_store_is_looked_at_between_30_and_60_seconds() -> None:
     async def main() -> None:
         cluster = Cluster()

@@ -118,11 +118,18 @@ def test_more_replicas_than_wanted_are_fine() -> None:
 
 
 def test_a_regions_mirror_is_the_keysets_stream_read_from_home_and_told_of_where_it_is() -> None:
-    mirror, keyset = streams.mirror_stream("x", replicas=1), streams.keyset_stream("x", replicas=1)
+    mirror, keyset = streams.mirror_stream("x", replicas=1, region="eu"), streams.keyset_stream("x", replicas=1)
     assert mirror["mirror"]["name"] == keyset["name"]
     assert {name for name in mirror.keys() | keyset if mirror.get(name) != keyset.get(name)} == {"subjects", "mirror"}
     (line,) = streams.problems(keyset, mirror)
     assert line.startswith("mirror: found None, expected")
+
+
+def test_a_regions_mirror_reads_with_what_stands_at_home_for_it_alone() -> None:
+    reads = streams.mirror_stream("x", replicas=1, region="eu")["mirror"]["consumer"]
+    stands = streams.mirror_consumer("x", region="eu")
+    assert reads == {"name": stands["durable_name"], "deliver_subject": stands["deliver_subject"]}
+    assert stands["deliver_subject"] != streams.mirror_consumer("x", region="us")["deliver_subject"]
 
 
 @pytest.mark.parametrize("name", ["num_replicas", "storage", "subjects"])
@@ -160,8 +167,9 @@ def test_an_audit_trail_from_which_something_may_go_is_a_problem(name: str) -> N
     assert len(streams.problems(wanted | {name: other.get(name, not wanted[name])}, wanted)) == 1
 
 
+@pytest.mark.parametrize("stream", [streams.trail_stream, streams.records_stream])
 @pytest.mark.parametrize(("limit", "is_one"), [(1 << 40, True), (1, True), (-1, False), (0, False), (None, False)])
-def test_an_audit_trail_has_a_limit_of_whatever_size(limit: int | None, *, is_one: bool) -> None:
-    wanted = streams.trail_stream("x", replicas=1)
+def test_what_is_no_key_has_a_limit_of_whatever_size(stream: Any, limit: int | None, *, is_one: bool) -> None:  # noqa: ANN401
+    wanted = stream("x", replicas=1)
     assert wanted["max_bytes"] > 0
     assert (streams.problems(wanted | {"max_bytes": limit}, wanted) == []) is is_one

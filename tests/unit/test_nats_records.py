@@ -175,6 +175,24 @@ async def test_answers_are_bounded(opened: Any) -> None:  # noqa: ANN401
         assert answers == (b"", *(str(number).encode() for number in range(999)), b"")
 
 
+async def test_where_an_answer_to_the_living_goes_tells_of_no_other_name(opened: Any) -> None:  # noqa: ANN401
+    """Who hears the question sees that name, a region's servers too, which may write below its beginning."""
+    asked: list[str] = []
+
+    async def answer(message: Any) -> None:  # noqa: ANN401 - of nats-py
+        asked.append(message.reply)
+        await message.respond(b"here")
+
+    async with opened() as (records, admin):
+        await admin.client.subscribe("keydist.who", cb=answer)
+        await settled(admin.client)
+        for _ in range(2):
+            assert await records.ask_living(0.2) == (b"here",)
+    begun, again = (reply.rpartition(".")[2] for reply in asked)
+    assert len(begun) == len(again) == 22
+    assert begun[:12] != again[:12]
+
+
 async def test_whose_answers_are_used_up_is_not_nobody(opened: Any) -> None:  # noqa: ANN401
     async with opened() as (records, admin), opened() as (asker, _):
         records.listen(heard=None, answer=lambda: b"sealed")

@@ -84,6 +84,26 @@ async def test_a_store_that_does_not_answer_is_an_alarm(
     assert (stands.found, stands.exit_code) == (found, code)
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "asked"),
+    [
+        (Fault.TIMEOUT, "unconfirmed", ["read_leader", "read_direct"]),
+        (Fault.UNREACHABLE, "unreachable", ["read_leader"]),
+    ],
+)
+async def test_where_a_replica_answers_and_the_leader_does_not_the_epoch_is_unconfirmed(
+    fault: Fault, code: str, asked: list[str], tmp_path: Path
+) -> None:
+    """Where no server is there, nobody waits for that twice."""
+    bucket = MemoryBucket()
+    bucket.put(MINE.envelope)
+    store = MemoryKeysetStore(bucket)
+    store.fail_always("read_leader", fault)
+    found = await standing(node(store, tmp_path), LOCAL)
+    assert ([alarm.code for alarm in found.alarms], store.calls) == ([code], asked)
+    assert found.found is InStore.UNREACHABLE
+
+
 async def test_the_disks_own_alarms_come_first(tmp_path: Path) -> None:
     disks, told = DiskError("the disk's"), ConfigError("the caller's")
     local = Local(held=MINE, floor=floor_of(MINE), alarms=(disks,))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from keydist.adapters.nats.bucket import IMPORTED_READ, WHO
+from keydist.adapters.nats.bucket import IMPORTED_READ, WHO, delivered
 from keydist.adapters.nats.permissions import (
     CHANGES_HEARD,
     RECORDS_HEARD,
@@ -24,7 +25,7 @@ from keydist.adapters.nats.permissions import (
     mirror_operator,
     operator,
 )
-from keydist.adapters.nats.regions import MIRRORED, flow, link, mappings_here, mappings_home, mirroring, ways
+from keydist.adapters.nats.regions import flow, link, mappings_here, mappings_home, mirroring, ways
 from keydist.adapters.nats.server_text import Because
 from keydist.errors import ConfigError
 
@@ -149,15 +150,16 @@ def _for_followers(use: Subjects) -> list[_Import]:
 
 
 def _for_links(users: Users, use: Subjects) -> list[_Import]:
-    stands = [_Import(way.subject, way.why, way.link) for way in (*ways(use), mirroring(use)) if "*" not in way.link]
+    mirrors = [mirroring(use, region.name) for region in users.links]
+    stands = [_Import(way.subject, way.why, way.link) for way in (*ways(use), *mirrors) if "*" not in way.link]
     askers = [(KEYS, users.operator), *((LEADERS, user) for user in users.leaders)]
     return [
         *stands,
         _Import(f"{use.records}*", f"its nodes' records. {_WILDCARD}"),
         _Import(f"{use.trail}*", f"its nodes' audit trails. {_WILDCARD}"),
         _Import(f"{use.trail_last}*", f"the ends of its nodes' trails. {_WILDCARD}"),
-        _Import(flow(use), "how fast the mirror reads"),
-        _Import(MIRRORED, "what the mirror reads", kind="stream"),
+        _Import(flow(use, "*"), "how fast mirrors read"),
+        _Import(delivered(use.bucket, "*"), "what mirrors read", kind="stream"),
         *(_Import(WHO, "hears who asks for the living", kind="stream", account=one) for one in (LEADERS, KEYS)),
         *(_Import(inbox(user.name).subject, "answers that", account=one) for one, user in askers),
     ]
@@ -172,7 +174,8 @@ def accounts(users: Users, use: Subjects) -> dict[str, Any]:
     imported = {LEADERS: [*_for_all(use), *_for_leaders(use)], FLEET: [*_for_all(use), *_for_followers(use)]}
     if users.links:
         imported[LINKS] = _for_links(users, use)
-    in_keys = _users((users.operator,), operator, use, "the operator: makes the buckets, forgets nodes")
+    of_home = partial(operator, regions=tuple(region.name for region in users.links))
+    in_keys = _users((users.operator,), of_home, use, "the operator: makes the buckets, forgets nodes")
     in_leaders = _users(users.leaders, leader, use, "a leader: writes the keyset")
     made: dict[str, Any] = {
         KEYS: {
@@ -204,12 +207,11 @@ def _followers(users: Users, use: Subjects) -> Because:
 def _links(users: Users, use: Subjects, imported: list[_Import]) -> dict[str, Any]:
     asking = tuple(user.name for user in (*users.leaders, users.operator))
 
-    def of_region(_name: str, use: Subjects) -> Permissions:
-        return link(use, asking)
-
     return {
         "mappings": Because(mappings_home(use), _LINK_HEAD),
-        "users": Because(_users(users.links, of_region, use, "a region's link to home"), _LINKS_HEAD),
+        "users": Because(
+            _users(users.links, partial(link, asking=asking), use, "a region's link to home"), _LINKS_HEAD
+        ),
         "imports": _rendered(imported),
     }
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NO_MESSAGE: Final = 10037
 NO_STREAM: Final = 10059
+NO_CONSUMER: Final = 10014
 NAME_IN_USE: Final = 10058
 WRONG_LAST: Final = frozenset({10071, 10164})
 NOT_CLUSTERED: Final = 10074
@@ -28,11 +29,13 @@ _MOST_MEMBERS: Final = 500
 def parse_answer(reply: Reply, *, most_bytes: int = _MOST_BYTES, most_members: int = _MOST_MEMBERS) -> dict[str, Any]:
     """Return an answer's members. Raises `UnreachableError` where nobody answers, `StoreTimeoutError` for nonsense."""
     if reply.status == NOBODY:
-        raise UnreachableError(
+        silent = UnreachableError(
             "NATS answers, but JetStream does not",
             expected="JetStream in this account",
             fix="start nats-server with JetStream enabled (-js), check the account's imports, a region's link to home",
         )
+        silent.is_there = True
+        raise silent
     data = reply.data
     # More than any answer holds, and what nests too deep for those who print it.
     if len(data) > most_bytes or data.count(b"[") + data.count(b"{") > most_members:

@@ -9,6 +9,8 @@ MAX_MESSAGE: Final = 64 * 1024
 RECORD_AGE_SECONDS: Final = 7 * 86_400
 TRAIL_BYTES: Final = 512 * 1024 * 1024
 """What an audit trail takes at most, until somebody gives it another limit: who fills it leaves room for the key."""
+RECORDS_BYTES: Final = 128 * 1024 * 1024
+"""What records take at most: room for 10,000 nodes with ten KiB each, and none for who writes in anybody's name."""
 CHANGED: Final = "keydist.changed"
 NODES: Final = "keydist.nodes"
 TRAIL: Final = "keydist.audit"
@@ -25,6 +27,8 @@ NOBODY_TAKES: Final = (
     " a follower's account must import it, a region be linked to home"
 )
 """What to do where nobody answers for a stream: there is none, it has no leader now, or this user cannot reach it."""
+_MIRROR: Final = f"{HOME}.mirror"
+_MIRROR_PENDING: Final = 100
 _NANOSECONDS: Final = 1_000_000_000
 _SHOWN: Final = 120
 """How much is shown of what a server says."""
@@ -43,19 +47,40 @@ def keyset_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
 
 
 def records_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
-    """Return the configuration of the node records' stream: as the keyset's, with an age limit."""
+    """Return the configuration of the node records' stream: as the keyset's, with limits of age and size."""
     return _stream(
         bucket, replicas=replicas, republish={"src": f"$KV.{bucket}.*", "dest": NODES + ".{{wildcard(1)}}"}
-    ) | {"max_age": RECORD_AGE_SECONDS * _NANOSECONDS}
+    ) | {"max_age": RECORD_AGE_SECONDS * _NANOSECONDS, "max_bytes": RECORDS_BYTES}
 
 
-def mirror_stream(bucket: str, *, replicas: int) -> dict[str, Any]:
+def mirror_stream(bucket: str, *, replicas: int, region: str) -> dict[str, Any]:
     """Return the configuration of a region's mirror of the keyset's stream: the same, but that nobody writes to it.
 
     It tells of changes itself, once it has them: who is told by home could read what the mirror does not have yet.
     """
     kept = {name: value for name, value in keyset_stream(bucket, replicas=replicas).items() if name != "subjects"}
-    return kept | {"mirror": {"name": stream_name(bucket), "external": {"api": HOME_API, "deliver": ""}}}
+    reads = {"name": region, "deliver_subject": delivered(bucket, region)}
+    external = {"api": HOME_API, "deliver": ""}
+    return kept | {"mirror": {"name": stream_name(bucket), "external": external, "consumer": reads}}
+
+
+def delivered(bucket: str, region: str) -> str:
+    """Return where a region's mirror has what it reads delivered to."""
+    return f"{_MIRROR}.{bucket}.{region}"
+
+
+def mirror_consumer(bucket: str, *, region: str) -> dict[str, Any]:
+    """Return the configuration of the consumer at home that a region's mirror reads with: what servers demand of it."""
+    return {
+        "name": region,
+        "durable_name": region,
+        "deliver_subject": delivered(bucket, region),
+        "deliver_policy": "all",
+        "ack_policy": "flow_control",
+        "flow_control": True,
+        "idle_heartbeat": _NANOSECONDS,
+        "max_ack_pending": _MIRROR_PENDING,
+    }
 
 
 def _stream(bucket: str, *, replicas: int, republish: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +141,7 @@ _WHY: Final[dict[str, str]] = {
     "deny_purge": "purges denied: an audit trail only grows",
     "max_msg_size": "room for a whole keyset, and no more",
     "max_msgs": "no limit that keeps a key out",
-    "max_bytes": "none where the key is; one for an audit trail, which else fills the disk and keeps a key out",
+    "max_bytes": "none where the key is; one for all else, which could fill the disk and keep a key out",
     "retention": "limits, or reading removes the key",
     "max_age": "the age limit of the design, or keys expire in the store",
     "republish": "change notices republished",

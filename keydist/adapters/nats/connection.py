@@ -12,9 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from keydist.adapters.nats.dialing import SlowServerError
 from keydist.adapters.nats.link import Link
-from keydist.errors import KeydistError
+from keydist.errors import KeydistError, UnreachableError
 
 if TYPE_CHECKING:
     from keydist.adapters.config import TlsConfig
@@ -57,12 +56,11 @@ class Connection:
         longest_connect: float | None = None,
         until: float | None = None,
     ) -> None:
-        """Connect within `connect_seconds`; where a server was too slow, within twice as many, up to `longest_connect`.
+        """Connect within `connect_seconds`; where those are over, within twice as many, up to `longest_connect`.
 
         A server that a whole fleet connects to serves all of them at once: who gives up early begins again, behind
-        everybody, and so does everybody. Where no server is reached it is soon tried again: TCP itself asks again
-        later and later, up to many seconds after a network is mended. After `until` (monotonic) nobody waits for more
-        than a second.
+        everybody, and so does everybody. Where no server is reached it is the other way round: a new try gets through
+        a healed network sooner than an old one. After `until` (monotonic) nobody waits for more than a second.
         """
         self._server = server
         self._connect_seconds = self._patience = connect_seconds
@@ -105,9 +103,10 @@ class Connection:
             link = await Link.dialled(self._server, seconds=seconds, on_end=self._changed.set)
         except KeydistError as exc:
             self._failure = exc
-            if loop.time() >= begun + seconds:
-                longer = min(2 * self._patience, max(self._patience, self._longest_connect))
-                self._patience = longer if isinstance(exc, SlowServerError) else self._connect_seconds
+            if not (isinstance(exc, UnreachableError) and exc.is_there):
+                self._patience = self._connect_seconds
+            elif loop.time() >= begun + seconds:
+                self._patience = min(2 * self._patience, max(self._patience, self._longest_connect))
             raise
         finally:
             self._tries += 1

@@ -35,14 +35,10 @@ _REFUSED: Final = (
 )
 
 
-class SlowServerError(UnreachableError):
-    """A server was reached, and was not ready in time: it has much to do, or does not speak NATS."""
-
-
 async def dial(server: Server, *, seconds: float, told: Callable[[Exception], None]) -> Client:
     """Return a client that is connected; `told` hears from then on what the server denies.
 
-    Raises `UnreachableError`, `SlowServerError`, `CredentialsRefusedError`, `ConfigError`.
+    Raises `UnreachableError`, `CredentialsRefusedError`, `ConfigError`.
     """
     resolve_apart(asyncio.get_running_loop())
     failures: list[Exception] = []
@@ -65,10 +61,10 @@ async def dial(server: Server, *, seconds: float, told: Callable[[Exception], No
         failures.append(exc)
     finally:
         if not connected:
-            reached = bool(client._transport)  # noqa: SLF001 - false until there is a connection of TCP
+            reached = bool(client._transport)  # noqa: SLF001 - as above; it has a stream once TCP stands
             await close_client(client)
     if not connected:
-        raise _not_connected(server, failures, seconds, SlowServerError if reached else UnreachableError)
+        raise _not_connected(server, failures, seconds, reached=reached)
     return client
 
 
@@ -108,9 +104,7 @@ def refused(server: Server, failures: Sequence[Exception | None]) -> Credentials
     return None
 
 
-def _not_connected(
-    server: Server, failures: Sequence[Exception], seconds: float, kind: type[UnreachableError]
-) -> KeydistError:
+def _not_connected(server: Server, failures: Sequence[Exception], seconds: float, *, reached: bool) -> KeydistError:
     for failure in failures:
         if isinstance(failure, KeydistError):
             return failure
@@ -131,4 +125,8 @@ def _not_connected(
         # A server that speaks first makes the handshake hang: its greeting is lost before TLS begins.
         fix = f"{fix}; set handshake_first: true in the server's tls block"
     fixes = (tls_fix(failure) for failure in failures)
-    return kind(f"NATS at {server} cannot be reached", found=found, fix=next((known for known in fixes if known), fix))
+    error = UnreachableError(
+        f"NATS at {server} cannot be reached", found=found, fix=next((known for known in fixes if known), fix)
+    )
+    error.is_there = reached
+    return error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from keydist.adapters.nats.answers import (
     NAME_IN_USE,
+    NO_CONSUMER,
     NO_PEERS,
     NO_STREAM,
     NOT_CLUSTERED,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from keydist.adapters.nats.connection import Connection
 
 _CLUSTER_REPLICAS: Final = 3
+_SHOWN: Final = 120
 
 
 class StreamConfig(Protocol):
@@ -69,6 +71,30 @@ async def ensure_stream(
             fix="start more JetStream servers, or: keydist store init --replicas 1",
         )
     raise_error(answer)
+    return True, []
+
+
+async def ensure_consumer(
+    connection: Connection, stream: str, name: str, config: dict[str, Any]
+) -> tuple[bool, list[str]]:
+    """Make or check a durable consumer: whether it was made, and what is wrong. One that is right begins anew."""
+    info = parse_answer(await connection.request(f"$JS.API.CONSUMER.INFO.{stream}.{name}"))
+    if error_code(info) != NO_CONSUMER:
+        raise_error(info)
+        found = info.get("config")
+        held = found if isinstance(found, dict) else {}
+        wrong = [
+            f"consumer {name}: {member}: found {repr(held.get(member))[:_SHOWN]}, expected {wanted!r}"
+            for member, wanted in config.items()
+            if held.get(member) != wanted
+        ]
+        if not wrong:
+            subject = f"$JS.API.CONSUMER.RESET.{stream}.{name}"
+            raise_error(parse_answer(await connection.request(subject, json.dumps({"seq": 1}).encode())))
+        return False, wrong
+    asked = {"stream_name": stream, "config": config, "action": "create"}
+    subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
+    raise_error(parse_answer(await connection.request(subject, json.dumps(asked).encode())))
     return True, []
 
 

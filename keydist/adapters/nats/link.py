@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import nats.errors
+from nats.nuid import NUID
 
 from keydist.adapters.nats.answers import NOBODY
 from keydist.adapters.nats.denials import Denials
@@ -187,7 +188,8 @@ class Link:
         with self._denials.watched(subject) as stop:
             answers = _Answers(stop, most=most, most_bytes=most_bytes)
             try:
-                inbox = self._client.new_inbox()
+                # All who hear the question see it: of the client's own names one tells the next.
+                inbox = f"_INBOX_{self._server.node}.{NUID().next().decode()}"
                 subscription = await self._client.subscribe(
                     inbox, cb=answers.hear, pending_msgs_limit=_MOST_PENDING, pending_bytes_limit=_MOST_PENDING_BYTES
                 )

@@ -88,8 +88,20 @@ def inbox(name: str) -> Allowed:
     return Allowed(f"_INBOX_{name}.>", "its own answers: whoever hears another's inbox reads what that one asked")
 
 
-def operator(name: str, use: Subjects) -> Permissions:
-    """Return what makes the buckets, forgets a node and reads: no write to the entry, a record or a trail."""
+def operator(name: str, use: Subjects, *, regions: tuple[str, ...] = ()) -> Permissions:
+    """Return what makes the buckets, forgets a node and reads: no write to the entry, a record or a trail.
+
+    For each of the `regions` it makes what the mirror there reads with.
+    """
+    consumers = [
+        allowed
+        for region in regions
+        for allowed in (
+            Allowed(f"{_API}.CONSUMER.INFO.{use.streams[0]}.{region}", f"how the mirror of {region} reads"),
+            Allowed(f"{_API}.CONSUMER.CREATE.{use.streams[0]}.{region}", "keydist store init --link makes it"),
+            Allowed(f"{_API}.CONSUMER.RESET.{use.streams[0]}.{region}", "or has it begin anew, for a new mirror"),
+        )
+    ]
     reads = [
         allowed
         for stream in use.streams
@@ -102,6 +114,7 @@ def operator(name: str, use: Subjects) -> Permissions:
     return Permissions(
         publish=(
             *reads,
+            *consumers,
             Allowed(use.direct_get, "a read of the keyset from any replica; it is sealed"),
             Allowed(use.records_get, "all node records: keydist node list, status --fleet"),
             Allowed(use.trail_get, "the audit trail, in its order: keydist audit"),

@@ -5,20 +5,22 @@ configuration but for `nats.servers`. A direct get is answered by the mirror. Wh
 from the stream's leader, records, trails) goes home under names of its own, as JetStream's subjects do not cross a link
 between two JetStream domains; an account's mapping gives it that name here, and takes it off there. So the table of
 names is all that a link may ask of JetStream at home.
+
+What the mirror reads with stands at home, made by the operator. Whoever may make a consumer chooses the subject that
+it delivers to, and in the account of the streams that is one to write to, or to have JetStream delete: a link may say
+no more than from where its own one is to begin again.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from keydist.adapters.nats.bucket import HOME, HOME_API, WHO
+from keydist.adapters.nats.bucket import HOME, HOME_API, WHO, delivered
 from keydist.adapters.nats.permissions import Allowed, Permissions
 
 if TYPE_CHECKING:
     from keydist.adapters.nats.permissions import Subjects
 
-MIRRORED: Final = "$JS.M.>"
-"""Where mirrors have what they read delivered to."""
 _LAST: Final = "{{wildcard(1)}}"
 
 
@@ -39,15 +41,15 @@ def ways(use: Subjects) -> tuple[Way, ...]:
     )
 
 
-def mirroring(use: Subjects) -> Way:
+def mirroring(use: Subjects, region: str) -> Way:
     """Return what a region's mirror asks of home."""
-    created = f"CONSUMER.CREATE.{use.streams[0]}"
-    return Way(f"$JS.API.{created}", f"{HOME_API}.{created}", "the mirror reads the bucket: it, and no other")
+    again = f"CONSUMER.RESET.{use.streams[0]}.{region}"
+    return Way(f"$JS.API.{again}", f"{HOME_API}.{again}", "the mirror reads the bucket on from where it is")
 
 
-def flow(use: Subjects) -> str:
-    """Return by which subjects a mirror tells how fast it reads."""
-    return f"$JS.FC.{use.streams[0]}.>"
+def flow(use: Subjects, region: str) -> str:
+    """Return by which subjects a region's mirror tells how fast it reads."""
+    return f"$JS.FC.{use.streams[0]}.{region}.>"
 
 
 def _mapped(source: str, target: str) -> tuple[str, str]:
@@ -67,20 +69,20 @@ def mappings_home(use: Subjects) -> dict[str, str]:
     return dict(_mapped(way.link, way.subject) for way in ways(use) if "*" in way.link)
 
 
-def link(use: Subjects, asking: tuple[str, ...]) -> Permissions:
+def link(region: str, use: Subjects, asking: tuple[str, ...]) -> Permissions:
     """Return what the link of a region may do at home; `asking` are the users who ask for the living."""
     return Permissions(
         publish=(
-            *(Allowed(way.link, way.why) for way in (*ways(use), mirroring(use))),
+            *(Allowed(way.link, way.why) for way in (*ways(use), mirroring(use, region))),
             Allowed(f"{use.trail}*", "the audit trails of the region's nodes"),
-            Allowed(flow(use), "how fast the mirror reads"),
+            Allowed(flow(use, region), "how fast the mirror reads"),
             *(Allowed(f"_INBOX_{name}.>", "what the living answer who asks for them") for name in asking),
         ),
         subscribe=(
             Allowed(WHO, "the question who lives"),
             Allowed("_R_.>", "the answers to what followers ask"),
             Allowed("$JSC.R.>", "the answer to the mirror"),
-            Allowed(MIRRORED, "what the mirror reads"),
+            Allowed(delivered(use.bucket, region), "what the mirror reads"),
         ),
         answers=False,
     )

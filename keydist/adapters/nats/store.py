@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from keydist.adapters.nats import bucket as streams
@@ -25,7 +26,7 @@ from keydist.adapters.nats.answers import (
     sequence,
     unexpected,
 )
-from keydist.adapters.nats.ensure import ensure_bucket
+from keydist.adapters.nats.ensure import ensure_bucket, ensure_consumer
 from keydist.adapters.nats.renamed import leader_read, stream_info
 from keydist.core.entry import Absence, Absent, Stored
 from keydist.errors import ConflictError, ForbiddenError, StoreTimeoutError, UnreachableError
@@ -144,9 +145,18 @@ class NatsKeysetStore:
         """Make or check the keyset's bucket: whether it was made, and what is wrong with it."""
         return await ensure_bucket(self._connection, self._bucket, streams.keyset_stream, replicas=replicas)
 
-    async def ensure_mirror(self, *, replicas: int | None) -> tuple[bool, list[str]]:
+    async def ensure_mirror(self, region: str, *, replicas: int | None) -> tuple[bool, list[str]]:
         """Make or check a region's mirror of the bucket: whether it was made, and what is wrong with it."""
-        return await ensure_bucket(self._connection, self._bucket, streams.mirror_stream, replicas=replicas)
+        mirror = partial(streams.mirror_stream, region=region)
+        return await ensure_bucket(self._connection, self._bucket, mirror, replicas=replicas)
+
+    async def ensure_link(self, region: str) -> tuple[bool, list[str]]:
+        """Make or check what a region's mirror reads with, at home, and have it begin anew; as `ensure_mirror`.
+
+        It knows how far the mirror had read; one that was made anew would wait for what is written next.
+        """
+        config = streams.mirror_consumer(self._bucket, region=region)
+        return await ensure_consumer(self._connection, self._stream, region, config)
 
     async def close(self) -> None:
         """Let go of the connection; see `KeysetStore`."""

@@ -188,7 +188,8 @@ def _lacking(right: Right, *, missing: Collection[str], has_key: bool) -> Verdic
         BucketMissingError,
         f"this node may {what}, but nobody answers there",
         expected=subject,
-        fix="make the streams with keydist store init; a follower's account must import the subject (docs/nats.md)",
+        fix="make the streams with keydist store init; a follower's account must import the subject (docs/nats.md), and"
+        " a region be linked to home",
     )
 
 
