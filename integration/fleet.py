@@ -319,9 +319,14 @@ class Fleet(Generic[HomeT]):
         return ", ".join(f"{name}: {epoch}" for name, epoch in self.epochs().items())
 
 
+def live_name(state: Path) -> str:
+    """Return what a state directory's link names, "" where there is none: another one at each installation."""
+    try:
+        return (state / "live").readlink().name
+    except OSError:
+        return ""
+
+
 def live_epoch(state: Path) -> int:
     """Return the epoch that a state directory's link names, 0 where there is none."""
-    try:
-        return int((state / "live").readlink().name)
-    except OSError:
-        return 0
+    return int(live_name(state).partition("-")[0] or 0)

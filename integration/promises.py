@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from itertools import cycle
 from typing import Final, Self
 
-from integration.fleet import Fleet, live_epoch
-from integration.hurried import LEEWAY, LIFETIME, settings
+from integration.fleet import Fleet, live_name
+from integration.hurried import LEEWAY, LIFETIME, PROPAGATION, settings
 from integration.misled import misled
 from integration.tally import Tally
 from integration.traffic import AUDIENCE, ISSUER, Application, Minted
@@ -41,6 +41,7 @@ class Seen:
     """What was seen of one node since it was last wiped."""
 
     def __init__(self) -> None:
+        self.live = ""
         self.epoch = 0
         self.local = Local()
         self.revoked: dict[str, float] = {}
@@ -105,6 +106,7 @@ class Promises:
         """Fail where a promise was broken."""
         with self._lock:
             self._judge_rejections()
+            self._judge_waits()
         assert not self.broken, "\n".join(self.broken[:_MOST])
 
     # --- the thread ----------------------------------------------------------------------------
@@ -117,7 +119,7 @@ class Promises:
                     self._application.work()
                     self._note_latest()
                     for name, seen in self._seen.items():
-                        if live_epoch(self._fleet.members[name].node.state) != seen.epoch:
+                        if live_name(self._fleet.members[name].node.state) != seen.live:
                             self._look_at_disk(name, seen)
                     self._verify_at(next(self._turns))
                 self.seconds = time.monotonic() - start
@@ -146,6 +148,7 @@ class Promises:
 
     def _look_at_disk(self, name: str, seen: Seen) -> None:
         """P1, P2, P5 and P7, by what is on a disk."""
+        live = live_name(self._fleet.members[name].node.state)  # first: what changes meanwhile is looked at next time
         local = self._fleet.load(name)
         held = local.held
         if held is None:
@@ -168,7 +171,7 @@ class Promises:
             self._tell(f"P7: {name} forgot at epoch {keyset.epoch} that {gone} were revoked")
         for kid in revoked - seen.revoked.keys():
             seen.revoked[kid] = time.monotonic()
-        seen.epoch, seen.local = keyset.epoch, local
+        seen.live, seen.epoch, seen.local = live, keyset.epoch, local
 
     def _verify_known(self, name: str, seen: Seen, minted: Minted) -> None:
         """P3: a key that is on its disk is a key that a node verifies with, whatever else there is."""
@@ -216,6 +219,18 @@ class Promises:
             self._tell(f"P6: {one.node} rejected {number} JWTs of {one.kid}: {one.reason}")
         if found:
             self.broken += [context for context in tally.contexts if any(one.kid in context for one in found)]
+
+    def _judge_waits(self) -> None:
+        """P6: what signs by plan was published for a propagation before; of the first key that was seen nobody knows.
+
+        Whether somebody rejects a JWT of one that was not depends on the moment.
+        """
+        signed = {held.keyset.active.kid: held.keyset.active for _, held in sorted(self.history.items())}
+        excused = self._emergency_kids() | {*list(signed)[:1]}
+        for kid in signed.keys() - excused:
+            waited = (signed[kid].activated or 0) - signed[kid].created
+            if waited < PROPAGATION:
+                self._tell(f"P6: {kid} signed {waited} s after it was published")
 
     def _emergency_kids(self) -> set[str]:
         """Return the keys that were revoked, and those that signed at once because the one before was."""

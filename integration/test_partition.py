@@ -154,5 +154,8 @@ def check_alarms(parted: Parted, part: Part, made: Cut, lost: list[str]) -> None
         return
     assert sorted(made.alarmed) == sorted(lost)
     assert max(made.alarmed.values()) <= _ALARMED
+    away = made.healed - made.began
+    told = {code for name, code, after in parted.alarms_since(made.began) if name in lost and after < away}
+    assert told - {OVERDUE} == {"unreachable"}, "who hears nothing gives up the connection, not only the question"
     others = {(name, code) for name, code, _ in parted.alarms_since(made.began) if name not in lost}
     assert {code for _, code in others} <= {OVERDUE}

@@ -91,7 +91,7 @@ def test_a_revocation_reaches_an_idle_follower_soon_after_it_was_cut_off(seconds
     print(", ".join(f"{after:.1f} s" for after in alarms[:1]) or "no time")
     assert found <= _HEALED
     within = _GIVEN_UP + _CONNECT + _SLACK
-    assert seconds < within or min(alarms) <= within
+    assert seconds < within or any(after <= within for after in alarms), "who is cut off says so"
 
 
 def test_an_idle_follower_whose_server_is_cut_off_finds_another_one(parted: Parted) -> None:

@@ -128,7 +128,7 @@ async def test_what_a_role_may_not_publish_is_denied(role: str, keyed: Secured) 
     async with keyed.client(role) as client:
         for subject in [*PUBLISHED[role], *others_of(role)]:
             # A subject that is denied once is denied in silence by none of the servers: each is told.
-            said = await client.denial(client.publish(subject, b"{}", reply=f"_INBOX_{role}.x"))
+            said = await client.denial(client.publish(subject, b"{}", reply=f"_INBOX_{role}.x"), subject)
             assert f'permissions violation for publish to "{subject}"'.lower() in said.lower()
     assert await everything(keyed) == before
 
@@ -138,7 +138,7 @@ async def test_what_a_role_may_not_hear_is_denied(role: str, keyed: Secured) -> 
     async with keyed.client(role) as client:
         for heard in SUBSCRIBED[role]:
             subject, _, queue = heard.partition(" ")
-            said = await client.denial(client.subscribe(subject, queue=queue))
+            said = await client.denial(client.subscribe(subject, queue=queue), subject)
             assert f'permissions violation for subscription to "{subject}"'.lower() in said.lower()
 
 

@@ -27,15 +27,18 @@ class User(Client):
             self.denied.append(str(exc))
             self._told.set()
 
-    async def denial(self, act: Awaitable[object], *, seconds: float = 5.0) -> str:
-        """Return what the server says against a publication or a subscription. Raises `TimeoutError` if nothing.
+    async def denial(self, act: Awaitable[object], of: str = "it", *, seconds: float = 5.0) -> str:
+        """Return what the server says against a publication or a subscription `of` a subject; fail if nothing.
 
         An answer to a flush does not tell that nothing was denied: the denial may come after it.
         """
         self._told.clear()
         await act
-        async with asyncio.timeout(seconds):
-            await self._told.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+        except TimeoutError:
+            raise AssertionError(f"{of} is not denied") from None
         return self.denied[-1]
 
 
