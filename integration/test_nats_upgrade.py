@@ -8,10 +8,12 @@ from typing import Final
 
 import pytest
 
+from integration.accounts import OPERATOR
 from integration.cluster import Cluster
 from integration.fleet import Fleet
 from integration.nats_versions import EARLIER, binary
 from integration.promises import SETTINGS, Promises
+from keydist.errors import ConfigError
 
 SERVERS: Final = range(3)
 _LATE: Final = 60.0
@@ -20,6 +22,18 @@ _LATE: Final = 60.0
 def versions(cluster: Cluster) -> set[str]:
     """Return which versions run, without the last number."""
     return {str(cluster.monitor(number, "varz")["version"]).rpartition(".")[0] for number in SERVERS}
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_servers_that_are_too_old_for_a_region_are_told(version: str, tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, leaders=["lead-1"], followers=[], servers=1)
+    cluster.use(0, binary(version))
+    with cluster:
+        operator = cluster.node(OPERATOR, role="leader")
+        operator.configure()
+        code, told = operator.start_command("store", "init", "--mirror", "eu").end()
+    assert code == ConfigError.exit_code
+    assert "consumer" in str(told), "what the server does not know"
 
 
 @pytest.mark.timeout(300)

@@ -11,6 +11,7 @@ from keydist.adapters.nats.answers import (
     NO_PEERS,
     NO_STREAM,
     NOT_CLUSTERED,
+    NOT_UNDERSTOOD,
     description,
     error_code,
     parse_answer,
@@ -50,7 +51,8 @@ async def ensure_stream(
 ) -> tuple[bool, list[str]]:
     """Make or check a stream: whether it was made, and what is wrong with it; `config` gets the replicas.
 
-    `replicas`: None makes three in a cluster, else one. Raises `ConfigError` where the cluster cannot hold them.
+    `replicas`: None makes three in a cluster, else one. Raises `ConfigError` where the cluster cannot hold them, and
+    where servers are too old; some do not say so, and leave out what they do not know: that is wrong with it then.
     """
     info = parse_answer(await stream_info(connection, name).ask())
     if error_code(info) != NO_STREAM:
@@ -70,14 +72,18 @@ async def ensure_stream(
             found=description(answer),
             fix="start more JetStream servers, or: keydist store init --replicas 1",
         )
-    raise_error(answer)
-    return True, []
+    _raise_refused(answer)
+    made = answer.get("config")
+    return True, problems(made if isinstance(made, dict) else {}, config(count))
 
 
 async def ensure_consumer(
     connection: Connection, stream: str, name: str, config: dict[str, Any]
 ) -> tuple[bool, list[str]]:
-    """Make or check a durable consumer: whether it was made, and what is wrong. One that is right begins anew."""
+    """Make or check a durable consumer: whether it was made, and what is wrong. One that is right begins anew.
+
+    Raises `ConfigError` for servers that are too old.
+    """
     info = parse_answer(await connection.request(f"$JS.API.CONSUMER.INFO.{stream}.{name}"))
     if error_code(info) != NO_CONSUMER:
         raise_error(info)
@@ -94,8 +100,19 @@ async def ensure_consumer(
         return False, wrong
     asked = {"stream_name": stream, "config": config, "action": "create"}
     subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
-    raise_error(parse_answer(await connection.request(subject, json.dumps(asked).encode())))
+    _raise_refused(parse_answer(await connection.request(subject, json.dumps(asked).encode())))
     return True, []
+
+
+def _raise_refused(answer: dict[str, Any]) -> None:
+    if error_code(answer) == NOT_UNDERSTOOD:
+        raise ConfigError(
+            "this nats-server does not know what it is asked for",
+            expected="nats-server 2.14 or later at home and in each region",
+            found=description(answer),
+            fix="upgrade its servers: docs/nats.md",
+        )
+    raise_error(answer)
 
 
 async def _create(connection: Connection, name: str, config: dict[str, Any]) -> dict[str, Any]:
