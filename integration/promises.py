@@ -234,9 +234,10 @@ class Promises:
 
     def _emergency_kids(self) -> set[str]:
         """Return the keys that were revoked, and those that signed at once because the one before was."""
-        kids: set[str] = set()
+        kids, known = set[str](), set[str]()
         for _, held in sorted(self.history.items()):
             revoked = {entry.kid for entry in held.keyset.revoked}
-            if revoked - kids:
+            if revoked - known:
                 kids |= revoked | {held.keyset.active.kid}
+                known |= revoked
         return kids
