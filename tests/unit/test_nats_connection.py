@@ -479,7 +479,7 @@ async def test_who_waited_in_vain_waits_longer_the_next_time_up_to_a_limit_and_a
     assert [0.2 <= waited[0] < 0.4, 0.4 <= waited[1] < 0.5, *(0.5 <= one < 0.9 for one in waited[2:])] == [True] * 4
     made._server = Server(urls=("nats://127.0.0.1:1",), node="n1")
     assert await seconds_until_failure(made) < 0.2, "who is refused need not wait"
-    assert made._patience == 0.2
+    assert made._patience == 0.5
 
 
 async def test_who_reaches_no_server_tries_as_often_as_ever_and_so_soon_after_a_network_is_healed() -> None:

@@ -103,9 +103,8 @@ class Connection:
             link = await Link.dialled(self._server, seconds=seconds, on_end=self._changed.set)
         except KeydistError as exc:
             self._failure = exc
-            if not (isinstance(exc, UnreachableError) and exc.is_there):
-                self._patience = self._connect_seconds
-            elif loop.time() >= begun + seconds:
+            is_slow = isinstance(exc, UnreachableError) and exc.is_there and loop.time() >= begun + seconds
+            if is_slow:
                 self._patience = min(2 * self._patience, max(self._patience, self._longest_connect))
             raise
         finally:

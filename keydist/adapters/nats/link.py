@@ -45,6 +45,7 @@ _AGAIN_SECONDS: Final = 2.0
 _DOUBT_SECONDS: Final = 1.0
 _PONG_SECONDS: Final = 2.0
 _FLUSH_SECONDS: Final = 5
+_FOR_EVER: Final = 3600.0
 _RESERVED: Final = "_R_.keydist-doctor"
 
 
@@ -141,13 +142,14 @@ class Link:
         """Return the answer; nobody listening is status 503. What only reads is asked again where no answer comes."""
 
         def ask() -> Coroutine[Any, Any, Msg]:
-            # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'.
-            return self._client._request_new_style(subject, payload, seconds, headers)  # noqa: SLF001
+            # Not `request`, which takes a stored message with the header 'Status: 503' for 'nobody listens'. Its own
+            # time is longer than there is: it would be over before what came meanwhile is read.
+            return self._client._request_new_style(subject, payload, _FOR_EVER, headers)  # noqa: SLF001
 
         with self._denials.watched(subject) as stop:
             try:
                 asking = first_answer(ask, every=_AGAIN_SECONDS) if only_reads else ask()
-                message = await first_of(asking, self._until_vain(stop), seconds=seconds + 1)
+                message = await first_of(asking, self._until_vain(stop), seconds=seconds)
             except (nats.errors.TimeoutError, TimeoutError):
                 message = None
             except (nats.errors.Error, OSError) as exc:

@@ -13,7 +13,7 @@ import nats.errors
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -62,12 +62,25 @@ class BoundedParser(Parser):
             raise nats.errors.ProtocolError
 
 
+async def _first_done(futures: Iterable[asyncio.Future[Any]], *, seconds: float) -> set[asyncio.Future[Any]]:
+    """Return which were done first, none where the time is over.
+
+    In two halves: where this process stood still for longer, what came meanwhile is read before the second is over.
+    """
+    waited_for, done = set(futures), set[asyncio.Future[Any]]()
+    for _ in range(2):
+        done, _ = await asyncio.wait(waited_for, timeout=seconds / 2, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            break
+    return done
+
+
 async def first_of(work: Coroutine[Any, Any, T], stop: Coroutine[Any, Any, object], *, seconds: float) -> T | None:
     """Return what `work` returns, or None where `stop` or the time came first. Neither outlives the call."""
     working = asyncio.ensure_future(work)  # noqa: TID251 - both end below
     stopping = asyncio.ensure_future(stop)  # noqa: TID251
     try:
-        await asyncio.wait({working, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await _first_done({working, stopping}, seconds=seconds)
         return working.result() if working.done() else None
     finally:
         pending: set[asyncio.Future[Any]] = {working, stopping}
@@ -87,9 +100,9 @@ async def first_answer(ask: Callable[[], Coroutine[Any, Any, T]], *, every: floa
     try:
         while True:
             asked.add(asyncio.ensure_future(ask()))  # noqa: TID251 - all end below
-            done, _ = await asyncio.wait(asked, timeout=every, return_when=asyncio.FIRST_COMPLETED)
-            if done:
-                return done.pop().result()
+            if done := await _first_done(asked, seconds=every):
+                found: T = done.pop().result()
+                return found
     finally:
         for task in asked:
             task.cancel()
@@ -111,11 +124,7 @@ async def answers_ping(client: Client, *, seconds: float) -> bool:
     """Tell whether the server answers a PING in time; a client that is closed meanwhile is not answered."""
     pong = asyncio.get_running_loop().create_future()
     await client._send_ping(pong)  # noqa: SLF001 - nowhere else; `flush` raises where this process stood still
-    for _ in range(2):  # where it did, what came meanwhile is read before the second half is over
-        await asyncio.wait({pong}, timeout=seconds / 2)
-        if pong.done():
-            return True
-    return False
+    return bool(await _first_done({pong}, seconds=seconds))
 
 
 async def give_up(client: Client) -> None:
@@ -190,5 +199,7 @@ def reason_of(exc: Exception) -> str:
         return f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or 'no handshake'}".lower()
     if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
         return os.strerror(exc.errno).lower()
+    if isinstance(exc, TimeoutError) and not exc.args:
+        return "no answer in time"
     text = "".join(char if char.isprintable() else "?" for char in str(exc).removeprefix("nats: ").strip()[:200])
     return text or type(exc).__name__
