@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -446,6 +447,19 @@ async def test_a_denied_notice_leaves_the_waiting_a_wait(start_server: StartServ
         await made.wait_for_notice("keydist.changed.signing-key", 0.05)
         await made.wait_for_notice("keydist.changed.signing-key", 0.05)
         assert (await made.request("nobody.there")).status == 503
+
+
+@pytest.mark.parametrize("ask", [Connection.request, Connection.read])
+async def test_who_stood_still_for_longer_than_a_question_may_take_reads_the_answer_that_came(
+    ask: Callable[..., Any], start_server: StartServer
+) -> None:
+    made = Connection(Server(urls=(start_server().url,), node="n1"), request_seconds=0.5)
+    await made.connect()
+    asyncio.get_running_loop().call_soon(time.sleep, 1.0)  # noqa: TID251 - it stands still
+    try:
+        assert json.loads((await ask(made, "$JS.API.INFO")).data)["type"].endswith("account_info_response")
+    finally:
+        await made.close()
 
 
 # --- a server that a whole fleet connects to ------------------------------------------------------
