@@ -55,21 +55,10 @@ async def never() -> bytes:
     raise AssertionError
 
 
-class Follower:
-    """One follower; `taken` says when (monotonic) each epoch was durable and in use."""
+class Taker:
+    """What takes keysets; `taken` says when (monotonic) each epoch was durable and in use."""
 
-    def __init__(self, number: int, root: Path, url: str, token: BootstrapToken, *, polls: bool) -> None:
-        made = PollingStore if polls else NatsKeysetStore
-        connection = Connection(Server(urls=(url,), node=f"node-{number}"), connect_seconds=CONNECT_SECONDS)
-        self.store = made(connection, bucket="keydist", entry="signing-key")
-        layout = Layout(sealed=False, gid=None, place=PLACE)
-        self.node = Node(
-            store=self.store,
-            disk=PosixKeysetDisk(str(root / f"state-{number}"), str(root / "run"), layout),
-            clock=SystemClock(),
-            demands=Demands(place=PLACE, tokens=(token,)),
-            role=Role.FOLLOWER,
-        )
+    def __init__(self) -> None:
         self.taken: dict[int, float] = {}
         self._changed = asyncio.Event()
 
@@ -84,6 +73,24 @@ class Follower:
             self._changed.clear()
             await self._changed.wait()
         return self.taken[epoch]
+
+
+class Follower(Taker):
+    """One follower."""
+
+    def __init__(self, number: int, root: Path, url: str, token: BootstrapToken, *, polls: bool) -> None:
+        super().__init__()
+        made = PollingStore if polls else NatsKeysetStore
+        connection = Connection(Server(urls=(url,), node=f"node-{number}"), connect_seconds=CONNECT_SECONDS)
+        self.store = made(connection, bucket="keydist", entry="signing-key")
+        layout = Layout(sealed=False, gid=None, place=PLACE)
+        self.node = Node(
+            store=self.store,
+            disk=PosixKeysetDisk(str(root / f"state-{number}"), str(root / "run"), layout),
+            clock=SystemClock(),
+            demands=Demands(place=PLACE, tokens=(token,)),
+            role=Role.FOLLOWER,
+        )
 
     async def run(self, resync: float) -> NoReturn:
         """Follow for ever."""

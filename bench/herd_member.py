@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from bench.crowd import Silence, never, nobody
+from bench.crowd import Silence, Taker, never, nobody
 from keydist.adapters.clock import SystemClock
 from keydist.adapters.config import TlsConfig
 from keydist.adapters.disk.archive import Layout
@@ -21,7 +21,7 @@ from keydist.adapters.nats.connection import LONGEST_CONNECT, Connection, Server
 from keydist.adapters.nats.link import Link
 from keydist.adapters.nats.records import NatsNodeRecords
 from keydist.adapters.nats.store import NatsKeysetStore
-from keydist.core.accept import Demands, Held
+from keydist.core.accept import Demands
 from keydist.core.envelope import Place
 from keydist.core.local import Local, Start
 from keydist.core.restart import Role
@@ -104,34 +104,21 @@ class Journal(Silence):
             self._counted[alarm.code] += 1
 
 
-class Member:
-    """One agent; `taken` says when (monotonic) each epoch was in use."""
+class Member(Taker):
+    """One agent."""
 
     def __init__(self, name: str, herd: Herd, alarms: Counter[str]) -> None:
+        super().__init__()
         files = herd.files / name
         tls = TlsConfig(*(str(files / file) for file in ("server-ca.pem", "client.pem", "client.key")))
         server = Server(urls=(herd.url,), node=name, nkey_file=str(files / "user.nk"), tls=tls)
         self.name = name
-        self.taken: dict[int, float] = {}
         self._herd = herd
         self._connection = CountedConnection(server, longest_connect=LONGEST_CONNECT)
         self._journal = Journal(alarms)
-        self._changed = asyncio.Event()
         self._disk = PosixKeysetDisk(
             str(herd.states / name), str(herd.states / "run"), Layout(sealed=False, gid=None, place=herd.place)
         )
-
-    def changed(self, held: Held) -> None:
-        """Note when a keyset is in use."""
-        self.taken[held.keyset.epoch] = time.monotonic()
-        self._changed.set()
-
-    async def has(self, epoch: int) -> float:
-        """Return when this agent had an epoch."""
-        while epoch not in self.taken:
-            self._changed.clear()
-            await self._changed.wait()
-        return self.taken[epoch]
 
     async def run(self) -> None:
         """Run the agent for ever."""

@@ -136,16 +136,21 @@ def test_the_stream_leader_dies_during_a_genesis(moments: random.Random, tmp_pat
             assert stored(cluster) == held[0].envelope if held[0] is not None else None
 
 
+def lose_stream_leader(world: World, run: Run, moments: random.Random) -> None:
+    """Kill the stream's leader while a command runs, which ends with 0 or 75, and bring it back."""
+    time.sleep(moments.uniform(0, _COMMAND_SECONDS))
+    killed = kill_stream_leader(world.cluster)
+    code, answer = run.end()
+    print(f"the command ended with {code}: {answer.get('error', {}).get('code', 'done')}")
+    assert code in (0, 75)
+    come_back(world.cluster, killed)
+
+
 def test_the_stream_leader_dies_during_a_rotation(world: World, moments: random.Random) -> None:
     for _ in range(ROUNDS):
         before = world.fleet.wait_same()
         run = start_command(world, "key", "rotate", "--wait", "--timeout", "30s")
-        time.sleep(moments.uniform(0, _COMMAND_SECONDS))
-        killed = kill_stream_leader(world.cluster)
-        code, answer = run.end()
-        print(f"the command ended with {code}: {answer.get('error', {}).get('code', 'done')}")
-        assert code in (0, 75)
-        come_back(world.cluster, killed)
+        lose_stream_leader(world, run, moments)
         world.fleet.until(lambda before=before: has_rotated(world.promises, before), "a rotation", _LATE)  # type: ignore[misc]
         code, answer = start_command(world, "key", "rotate", "--timeout", "30s").end()  # what is next is as good as new
         assert code in (0, 75), answer
@@ -262,12 +267,7 @@ def test_disks_of_the_servers_are_full(world: World) -> None:
 def test_the_stream_leader_dies_while_the_token_is_replaced(world: World, moments: random.Random) -> None:
     replacement = Replacement(world.fleet, world.promises)
     run = start_command(world, "token", "rotate", "--new-token-file", replacement.file, "--wait", "--timeout", "20s")
-    time.sleep(moments.uniform(0, _COMMAND_SECONDS))
-    killed = kill_stream_leader(world.cluster)
-    code, answer = run.end()
-    print(f"the command ended with {code}: {answer.get('error', {}).get('code', 'done')}")
-    assert code in (0, 75)
-    come_back(world.cluster, killed)
+    lose_stream_leader(world, run, moments)
     replacement.finish()
     for name in world.fleet.members:
         floor = world.fleet.load(name).floor

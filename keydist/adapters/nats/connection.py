@@ -103,8 +103,7 @@ class Connection:
             link = await Link.dialled(self._server, seconds=seconds, on_end=self._changed.set)
         except KeydistError as exc:
             self._failure = exc
-            is_slow = isinstance(exc, UnreachableError) and exc.is_there and loop.time() >= begun + seconds
-            if is_slow:
+            if isinstance(exc, UnreachableError) and exc.is_there and loop.time() >= begun + seconds:  # it is slow
                 self._patience = min(2 * self._patience, max(self._patience, self._longest_connect))
             raise
         finally:
